@@ -1,0 +1,104 @@
+"""Every exception of the engine.
+
+EngineError
+├── InvalidSettings      a setting that cannot hold, found before anything starts
+├── InvalidResources     YAML files with faults; carries all of them
+├── BrokerUnavailable    no broker answers, or it answers something that cannot be worked with
+├── RuntimeUnavailable   a model cannot be loaded: missing artefact, missing extra, server that refuses
+└── RequestError         one request that cannot be answered
+    ├── InvalidInput     the request is malformed, or a tensor is refused by the model
+    ├── UnknownResource  no such model or pipeline
+    ├── NoOutput         a synchronous call to a pipeline that has no output section
+    ├── NoAnswer         the request ended without an answer: the branch to the output was not taken
+    ├── TooLarge         a request or an answer over the size limit
+    ├── Overloaded       too many requests in flight
+    ├── ModelFailed      the model raised, or answered something that is no answer
+    ├── Unreachable      the model's server or the broker is out of reach
+    └── TimedOut         no answer before the deadline
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class EngineError(Exception):
+    """Anything this product raises on purpose."""
+
+
+class InvalidSettings(EngineError):
+    """A setting that cannot hold; the message names it, its value and what would do."""
+
+
+class InvalidResources(EngineError):
+    """Resource files with faults: `problems` holds every one of them, ready to print."""
+
+    def __init__(self, problems: Sequence[object]) -> None:
+        super().__init__("\n".join(str(problem) for problem in problems))
+        self.problems = tuple(problems)
+
+
+class BrokerUnavailable(EngineError):
+    """No broker answers at the address, or what answers cannot be worked with."""
+
+
+class RuntimeUnavailable(EngineError):
+    """A model cannot be loaded; the message names the model and what to do."""
+
+    def __init__(self, model: str, reason: str) -> None:
+        super().__init__(f'model "{model}": {reason}')
+        self.model, self.reason = model, reason
+
+
+class RequestError(EngineError):
+    """One request that cannot be answered; `step` names where, when it was inside a pipeline."""
+
+    def __init__(self, text: str, *, step: str | None = None) -> None:
+        super().__init__(text)
+        self.text, self.step = text, step
+
+    def at(self, step: str) -> RequestError:
+        """The same error, placed at a step unless it already names one."""
+        return self if self.step else type(self)(self.text, step=step)
+
+
+class InvalidInput(RequestError):
+    """The request is malformed, or the model refuses a tensor of it.
+
+    A Python model raises it to say that the request is at fault and not the model.
+    """
+
+
+class UnknownResource(RequestError):
+    """No model or pipeline of that name is loaded."""
+
+
+class NoOutput(RequestError):
+    """The pipeline has no output section, so nothing could ever answer a caller who waits."""
+
+
+class NoAnswer(RequestError):
+    """The request ran to its end and nothing reached the pipeline's output."""
+
+
+class TooLarge(RequestError):
+    """A request or an answer is over the size limit."""
+
+
+class Overloaded(RequestError):
+    """So many requests are in flight that this one was not taken."""
+
+
+class ModelFailed(RequestError):
+    """The model raised, or what it gave back is no answer."""
+
+
+class Unreachable(RequestError):
+    """The model's server or the broker cannot be reached."""
+
+
+class TimedOut(RequestError):
+    """No answer came before the caller's deadline."""
