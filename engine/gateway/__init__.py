@@ -1,0 +1,1 @@
+"""The door: REST and gRPC on one port."""

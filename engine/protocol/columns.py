@@ -1,0 +1,332 @@
+"""Many requests as one: columns of tensors, decoded from messages and spliced back into them.
+
+What costs time in Python is objects per request. Requests of one fetch whose tensors agree in name, datatype and
+shape are therefore kept as one array per tensor, with a row for each request. An outgoing message is a serialised
+template, which is the same for all rows, followed by the row's id and raw contents: by the protobuf wire format,
+concatenating encoded fields is merging messages. Measured for two INT32 [1,16] tensors: 5 to 16 µs per request of a
+two-step chain, against 24 to 57 µs with a message object each.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import repeat
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from engine.errors import InvalidInput
+from engine.protocol import tensors
+from engine.protocol.messages import DecodeError, ModelInferRequest, ModelInferResponse
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from engine.protocol.tensors import Datatype
+
+# One tensor of all rows: an array of shape (rows, *shape), or each row's raw contents for BYTES.
+Cells: TypeAlias = "np.ndarray[Any, Any] | list[bytes]"
+
+# From this size on, a row is sliced from memory without a copy of its own before the one into the message.
+_LARGE_ROW = 4096
+
+
+class Kind(NamedTuple):
+    """Which of the two V2 payloads: its message class, and where tensors and raw contents stand in it."""
+
+    message: Any
+    tensors: str
+    raw: str
+    raw_tag: bytes
+
+
+REQUEST = Kind(ModelInferRequest, "inputs", "raw_input_contents", b"\x3a")
+RESPONSE = Kind(ModelInferResponse, "outputs", "raw_output_contents", b"\x32")
+
+
+class TensorSpec(NamedTuple):
+    """What a tensor has in common over all rows; `parameters` are encoded as the message's field 4."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    parameters: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Payloads whose tensors agree in name, datatype, shape and parameters, one row each.
+
+    ids         each row's `id`, encoded as the message's field 3 (empty bytes for none)
+    specs       the tensors, in their order
+    cells       one entry per spec: an array of shape (rows, *shape), or a list of raw contents for BYTES
+    parameters  the payload's own parameters, encoded as field 4, the same for all rows
+    """
+
+    ids: list[bytes]
+    specs: tuple[TensorSpec, ...]
+    cells: tuple[Cells, ...]
+    parameters: bytes = b""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The tensors' names, in their order."""
+        return tuple(spec.name for spec in self.specs)
+
+    def take(self, rows: Sequence[int]) -> Columns:
+        """Some of the rows, in the order given."""
+        if len(rows) == len(self.ids) and all(map(int.__eq__, rows, range(len(rows)))):
+            return self
+        ids = self.ids
+        cells = tuple(_take(cells, rows) for cells in self.cells)
+        return Columns([ids[row] for row in rows], self.specs, cells, self.parameters)
+
+    def array(self, index: int, row: int) -> np.ndarray[Any, Any]:
+        """One row of one tensor, of the tensor's shape; BYTES as an object array, BF16 as float32."""
+        spec, cells = self.specs[index], self.cells[index]
+        kind = tensors.DATATYPES[spec.datatype]
+        if isinstance(cells, list):
+            return tensors.array_of(cells[row], kind, spec.shape)
+        return tensors.float32_of_bf16(cells[row]) if kind.name == "BF16" else cells[row]
+
+
+def _take(cells: Cells, rows: Sequence[int]) -> Cells:
+    if isinstance(cells, list):
+        return [cells[row] for row in rows]
+    return cells[list(rows)]
+
+
+def concatenate(parts: Sequence[Columns]) -> Columns:
+    """The rows of several columns that agree in specs and parameters."""
+    if len(parts) == 1:
+        return parts[0]
+    first = parts[0]
+    cells: list[Cells] = []
+    for index in range(len(first.specs)):
+        pieces = [part.cells[index] for part in parts]
+        if isinstance(pieces[0], list):
+            cells.append([raw for piece in pieces for raw in piece])
+        else:
+            cells.append(np.concatenate(pieces))
+    return Columns([row_id for part in parts for row_id in part.ids], first.specs, tuple(cells), first.parameters)
+
+
+class Refused(NamedTuple):
+    """A row that could not be decoded, and why."""
+
+    row: int
+    error: InvalidInput
+
+
+def decode(values: Sequence[bytes], kind: Kind) -> tuple[list[tuple[list[int], Columns]], list[Refused]]:
+    """Serialised messages as columns: groups of rows that agree, and the rows that are refused.
+
+    A row is refused when it is no message of the kind, a datatype is unknown, or contents do not fill their shape.
+    """
+    groups: dict[_Signature, tuple[list[int], list[_Payload]]] = {}
+    refused: list[Refused] = []
+    parse = kind.message.FromString
+    for row, value in enumerate(values):
+        try:
+            signature, payload = _read(parse(value), kind)
+        except DecodeError:
+            text = f"the value is no V2 {kind.message.DESCRIPTOR.name} message" if value else "the value is empty"
+            refused.append(Refused(row, InvalidInput(text)))
+        except InvalidInput as error:
+            refused.append(Refused(row, error))
+        else:
+            group = groups.get(signature)
+            if group is None:
+                group = groups[signature] = ([], [])
+            group[0].append(row)
+            group[1].append(payload)
+    decoded = []
+    for signature, (rows, payloads) in groups.items():
+        kept, columns = _gather(signature, rows, payloads, refused)
+        if columns is not None:
+            decoded.append((kept, columns))
+    return decoded, refused
+
+
+def from_message(message: Any, kind: Kind) -> Columns:
+    """One message as columns of one row; InvalidInput says what is wrong with it."""
+    signature, payload = _read(message, kind)
+    return _columns(signature, [payload])
+
+
+class _Signature(NamedTuple):
+    """What messages share that can stand in the same columns."""
+
+    tensors: tuple[tuple[Any, ...], ...]  # name, datatype, encoded parameters, then the dimensions
+    raw: bool
+    parameters: bytes
+
+
+class _Payload(NamedTuple):
+    """What differs between them: the id, and each tensor's raw contents or `InferTensorContents`."""
+
+    id: str
+    contents: list[Any]
+
+
+def _read(message: Any, kind: Kind) -> tuple[_Signature, _Payload]:
+    # Slicing a repeated field copies it in one call; iterating it costs a call for each element.
+    items = getattr(message, kind.tensors)[:]
+    raws = getattr(message, kind.raw)[:]
+    if not items:
+        raise InvalidInput(f"the message has no {kind.tensors}")
+    if raws and len(raws) != len(items):
+        raise InvalidInput(f"the message has {len(items)} {kind.tensors} and {len(raws)} entries in {kind.raw}")
+    specs = tuple([(item.name, item.datatype, encode_parameters(item.parameters), *item.shape[:]) for item in items])
+    signature = _Signature(specs, bool(raws), encode_parameters(message.parameters))
+    return signature, _Payload(message.id, raws or [item.contents for item in items])
+
+
+@lru_cache(maxsize=4096)
+def _specs(described: tuple[tuple[Any, ...], ...]) -> tuple[TensorSpec, ...]:
+    specs = tuple(
+        TensorSpec(name, datatype, shape, parameters) for name, datatype, parameters, *shape_ in described
+        for shape in (tuple(shape_),)
+    )
+    for spec in specs:
+        tensors.datatype(spec.datatype, spec.name)
+        tensors.element_count(spec.shape, spec.name)
+    return specs
+
+
+def _gather(
+    signature: _Signature, rows: list[int], payloads: list[_Payload], refused: list[Refused]
+) -> tuple[list[int], Columns | None]:
+    """Payloads of one signature as columns; those whose contents do not fit are left out and refused."""
+    try:
+        return rows, _columns(signature, payloads)
+    except InvalidInput:
+        kept: list[int] = []
+    for index, payload in enumerate(payloads):
+        try:
+            _columns(signature, [payload])
+            kept.append(index)
+        except InvalidInput as error:
+            refused.append(Refused(rows[index], error))
+    good = [payloads[index] for index in kept]
+    return [rows[index] for index in kept], _columns(signature, good) if good else None
+
+
+def _columns(signature: _Signature, payloads: list[_Payload]) -> Columns:
+    specs = _specs(signature.tensors)
+    cells: list[Cells] = []
+    for index, spec in enumerate(specs):
+        datatype = tensors.DATATYPES[spec.datatype]
+        contents = [payload.contents[index] for payload in payloads]
+        cells.append((_raw_cells if signature.raw else _typed_cells)(contents, spec, datatype))
+    return Columns([_id_field(payload.id) for payload in payloads], specs, tuple(cells), signature.parameters)
+
+
+def _raw_cells(raws: list[bytes], spec: TensorSpec, datatype: Datatype) -> Cells:
+    if datatype.dtype is None:
+        for raw in raws:
+            tensors.check_raw(raw, datatype, spec.shape, spec.name)
+        return raws
+    size = tensors.element_count(spec.shape, spec.name) * datatype.dtype.itemsize
+    for raw in raws:
+        if len(raw) != size:
+            tensors.check_raw(raw, datatype, spec.shape, spec.name)
+    joined = raws[0] if len(raws) == 1 else b"".join(raws)
+    return np.frombuffer(joined, datatype.dtype).reshape(len(raws), *spec.shape)
+
+
+def _typed_cells(contents: list[Any], spec: TensorSpec, datatype: Datatype) -> Cells:
+    if datatype.dtype is None:
+        return [tensors.typed_to_raw(content, datatype, spec.shape, spec.name) for content in contents]
+    count = tensors.element_count(spec.shape, spec.name)
+    elements: list[Any] = []
+    for content in contents:
+        values = getattr(content, datatype.contents)[:]
+        if len(values) != count:
+            tensors.typed_to_raw(content, datatype, spec.shape, spec.name)
+        elements += values
+    array = tensors.in_range(elements, datatype, spec.name)
+    if datatype.name == "BF16":
+        array = tensors.bf16_of_float32(array)
+    return array.reshape(len(contents), *spec.shape)
+
+
+def encode(columns: Columns, kind: Kind, model_name: str = "", model_version: str = "") -> list[bytes]:
+    """Each row as a serialised message of the kind with raw contents."""
+    head = _template(kind, model_name, model_version, columns.specs) + columns.parameters
+    parts: list[Iterable[Any]] = [repeat(head), columns.ids]
+    for spec, cells in zip(columns.specs, columns.cells, strict=True):
+        if isinstance(cells, list):
+            parts.append([kind.raw_tag + _varint(len(raw)) for raw in cells])
+            parts.append(cells)
+        else:
+            size = cells.nbytes // len(cells)
+            parts.append(repeat(kind.raw_tag + _varint(size)))
+            parts.append(_rows(cells, size, spec))
+    return list(map(b"".join, zip(*parts, strict=False)))
+
+
+def _rows(cells: np.ndarray[Any, Any], size: int, spec: TensorSpec) -> Iterator[Any]:
+    dtype = tensors.DATATYPES[spec.datatype].dtype
+    solid = np.ascontiguousarray(cells, dtype=dtype)
+    if not size:
+        return repeat(b"", len(cells))
+    data: Any = memoryview(solid.reshape(-1).view(np.uint8)) if size >= _LARGE_ROW else solid.tobytes()
+    return iter([data[start : start + size] for start in range(0, size * len(cells), size)])
+
+
+@lru_cache(maxsize=4096)
+def _template(kind: Kind, model_name: str, model_version: str, specs: tuple[TensorSpec, ...]) -> bytes:
+    message = kind.message(model_name=model_name, model_version=model_version)
+    for spec in specs:
+        item = getattr(message, kind.tensors).add()
+        item.MergeFromString(spec.parameters)
+        item.name, item.datatype = spec.name, spec.datatype
+        item.shape.extend(spec.shape)
+    return bytes(message.SerializeToString(deterministic=True))
+
+
+def to_message(columns: Columns, row: int, kind: Kind, model_name: str = "", *, typed: bool = False) -> Any:
+    """One row as a message object, with typed or raw contents."""
+    message = kind.message.FromString(encode(columns.take([row]), kind, model_name)[0])
+    if typed:
+        to_typed(message, kind)
+    return message
+
+
+def to_typed(message: Any, kind: Kind) -> None:
+    """Turn a message's raw contents, when it has them, into typed contents, in place."""
+    raws = getattr(message, kind.raw)
+    for item, raw in zip(getattr(message, kind.tensors), raws, strict=False):
+        tensors.raw_to_typed(raw, tensors.datatype(item.datatype, item.name), item.contents)
+    del raws[:]
+
+
+def encode_parameters(parameters: Any) -> bytes:
+    """A map of `InferParameter` as encoded field 4, which stands at that number in tensors and payloads alike."""
+    if not parameters:
+        return b""
+    holder = ModelInferRequest()
+    for name in sorted(parameters):
+        holder.parameters[name].CopyFrom(parameters[name])
+    return bytes(holder.SerializeToString(deterministic=True))
+
+
+def _id_field(text: str) -> bytes:
+    if not text:
+        return b""
+    data = text.encode()
+    return b"\x1a" + _varint(len(data)) + data
+
+
+def _varint(value: int) -> bytes:
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)

@@ -1,0 +1,227 @@
+"""Records, topic names, headers and request ids: what the product reads and writes on Kafka."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import re
+import struct
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, TypeAlias
+
+from engine import errors
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+# Ordered pairs, as Kafka keeps them: names may repeat, values may be null.
+Headers: TypeAlias = "tuple[tuple[str, bytes | None], ...]"
+
+PIPELINE = "pipeline"
+PIPELINE_VERSION = "x-pipeline-version"
+REQUEST_ID = "x-request-id"
+REPLY = "seldon-reply"
+STEP = "seldon-step"
+INFER_TYPE = "seldon-infer-type"
+ERROR_STEP = "seldon-pipeline-errors"
+ERROR_CODE = "seldon-error-code"
+
+# How an error is named on the wire: the name of its gRPC status (design.md, sections 5 and 7).
+ERROR_CODES: dict[type[errors.RequestError], str] = {
+    errors.InvalidInput: "INVALID_ARGUMENT",
+    errors.UnknownResource: "NOT_FOUND",
+    errors.NoOutput: "FAILED_PRECONDITION",
+    errors.NoAnswer: "FAILED_PRECONDITION",
+    errors.TooLarge: "RESOURCE_EXHAUSTED",
+    errors.Overloaded: "RESOURCE_EXHAUSTED",
+    errors.ModelFailed: "INTERNAL",
+    errors.Unreachable: "UNAVAILABLE",
+    errors.TimedOut: "DEADLINE_EXCEEDED",
+}
+# What a name on the wire means to a caller: a reply never says "no output" or "overloaded", the gateway does.
+_ERRORS_BY_CODE: dict[str, type[errors.RequestError]] = {
+    code: kind for kind, code in ERROR_CODES.items() if kind not in (errors.NoOutput, errors.Overloaded)
+}
+
+
+def error_of(code: str, text: str, step: str | None) -> errors.RequestError:
+    """The error that a record with these headers tells of; an unknown code is the model's failure."""
+    return _ERRORS_BY_CODE.get(code, errors.ModelFailed)(text, step=step)
+
+
+class Side(StrEnum):
+    """Which of a resource's two topics."""
+
+    INPUTS = "inputs"
+    OUTPUTS = "outputs"
+
+
+class Owner(StrEnum):
+    """What kind of resource a topic belongs to."""
+
+    MODEL = "model"
+    PIPELINE = "pipeline"
+    EXPLAINER = "explainer"
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """A parsed topic name, `<prefix>.<namespace>.<owner>.<name>.<side>`."""
+
+    prefix: str
+    namespace: str
+    owner: Owner
+    name: str
+    side: Side
+
+    def __str__(self) -> str:
+        return f"{self.prefix}.{self.namespace}.{self.owner}.{self.name}.{self.side}"
+
+
+@dataclass(frozen=True, slots=True)
+class Topics:
+    """The topic names of one namespace; its resources never see those of another."""
+
+    prefix: str
+    namespace: str
+
+    def of(self, owner: Owner, name: str, side: Side) -> str:
+        """The name of one of a resource's two topics."""
+        return str(Topic(self.prefix, self.namespace, owner, name, side))
+
+    @property
+    def errors(self) -> str:
+        """Where every failure of the namespace is told."""
+        return f"{self.prefix}.{self.namespace}.errors.errors"
+
+    @property
+    def replies(self) -> str:
+        """Where answers to waiting callers are written."""
+        return f"{self.prefix}.{self.namespace}.replies"
+
+    @property
+    def resources(self) -> str:
+        """The compacted topic that holds what is loaded."""
+        return f"{self.prefix}.{self.namespace}.resources"
+
+    @property
+    def status(self) -> str:
+        """The compacted topic on which instances tell the state of what they run."""
+        return f"{self.prefix}.{self.namespace}.status"
+
+    def group(self, owner: Owner, name: str) -> str:
+        """The consumer group of a pipeline, or of all models when `name` is empty."""
+        return f"{self.prefix}.{self.namespace}.{owner}.{name}" if name else f"{self.prefix}.{self.namespace}.models"
+
+
+_LEGAL_NAME = re.compile(r"[a-z0-9]([-_a-z0-9]{0,61}[a-z0-9])?")
+_LEGAL_PREFIX = re.compile(r"[A-Za-z0-9]([-_A-Za-z0-9]{0,61}[A-Za-z0-9])?")
+
+
+def legal_name(name: str) -> bool:
+    """Whether a resource may be called so: the embedded broker accepts any topic name, Kafka does not."""
+    return _LEGAL_NAME.fullmatch(name) is not None
+
+
+def legal_prefix(prefix: str) -> bool:
+    """Whether topics may begin with it; a dot would let `a.b` + `c` collide with `a` + `b.c`."""
+    return _LEGAL_PREFIX.fullmatch(prefix) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One Kafka message as we see it; `timestamp` in milliseconds."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+
+
+def header(headers: Iterable[tuple[str, bytes | None]], name: str) -> str | None:
+    """The first value of a header as text; None when it is absent or null."""
+    for key, value in headers:
+        if key == name:
+            return None if value is None else value.decode("utf-8", "replace")
+    return None
+
+
+def reserved(name: str) -> bool:
+    """Whether a header is ours to set, and so is not taken over from a caller or another pipeline."""
+    return name in (PIPELINE, PIPELINE_VERSION) or name.startswith("seldon-")
+
+
+def travelling(headers: Iterable[tuple[str, bytes | None]]) -> list[tuple[str, bytes | None]]:
+    """The headers that go along to every step, in their order, repeated names kept."""
+    return [
+        pair
+        for pair in headers
+        if pair[0] != PIPELINE and pair[0] != PIPELINE_VERSION and not pair[0].startswith("seldon-")
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyAddress:
+    """Who waits for an answer: a partition of the replies topic, a gateway instance, and its n-th call."""
+
+    partition: int
+    instance: str
+    number: int
+
+    def encode(self) -> bytes:
+        """As the value of the header `seldon-reply`."""
+        return f"{self.partition}.{self.instance}.{self.number}".encode()
+
+    @staticmethod
+    def parse(text: str) -> ReplyAddress | None:
+        """None for a text that no gateway of ours wrote."""
+        partition, _, rest = text.partition(".")
+        instance, _, number = rest.rpartition(".")
+        if partition.isascii() and partition.isdigit() and instance and number.isascii() and number.isdigit():
+            return ReplyAddress(int(partition), instance, int(number))
+        return None
+
+
+_STANDARD = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
+_HEX32 = b"0123456789abcdefghijklmnopqrstuv"
+_TO_HEX32 = bytes.maketrans(_STANDARD, _HEX32)
+_FROM_HEX32 = bytes.maketrans(_HEX32, _STANDARD)
+_XID = re.compile(r"[0-9a-v]{20}")
+
+
+def xid(seconds: int, machine: bytes, counter: int) -> str:
+    """A request id: 4 bytes of time, 5 of machine and process, 3 of a counter, as 20 characters of 0-9a-v.
+
+    >>> xid(0x4D88E15B, bytes.fromhex("60f486e428"), 0x412DC9)
+    '9m4e2mr0ui3e8a215n4g'
+    """
+    raw = struct.pack(">I", seconds) + machine + (counter & 0xFFFFFF).to_bytes(3, "big")
+    return base64.b32encode(raw).translate(_TO_HEX32)[:20].decode()
+
+
+def xid_seconds(text: str) -> int | None:
+    """The time that an id of ours was made, in seconds since 1970; None for any other text."""
+    if not _XID.fullmatch(text):
+        return None
+    raw = base64.b32decode(text.encode().translate(_FROM_HEX32) + b"====")
+    return int(struct.unpack(">I", raw[:4])[0])
+
+
+class RequestIds:
+    """Makes request ids that no other process makes.
+
+    `machine` is five bytes that tell machine and process apart, `start` the first counter, `now` the clock in
+    seconds since 1970.
+    """
+
+    def __init__(self, machine: bytes, start: int, now: Callable[[], float]) -> None:
+        self._machine, self._now = machine, now
+        self._counter = itertools.count(start)
+
+    def new(self) -> str:
+        """The next id."""
+        return xid(int(self._now()), self._machine, next(self._counter))
