@@ -12,8 +12,28 @@ from importlib.resources import files
 from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-from google.protobuf.message import DecodeError as DecodeError  # the one error of these messages
-from google.protobuf.message import Message as Message
+from google.protobuf.message import DecodeError, Message
+
+__all__ = [
+    "POOL",
+    "SERVICE",
+    "DecodeError",
+    "InferParameter",
+    "InferTensorContents",
+    "Message",
+    "ModelInferRequest",
+    "ModelInferResponse",
+    "ModelMetadataRequest",
+    "ModelMetadataResponse",
+    "ModelReadyRequest",
+    "ModelReadyResponse",
+    "ServerLiveRequest",
+    "ServerLiveResponse",
+    "ServerMetadataRequest",
+    "ServerMetadataResponse",
+    "ServerReadyRequest",
+    "ServerReadyResponse",
+]
 
 SERVICE = "inference.GRPCInferenceService"
 

@@ -112,7 +112,7 @@ class Topics:
 
     def group(self, owner: Owner, name: str) -> str:
         """The consumer group of a pipeline, or of all models when `name` is empty."""
-        return f"{self.prefix}.{self.namespace}.{owner}.{name}" if name else f"{self.prefix}.{self.namespace}.models"
+        return f"{self.prefix}.{self.namespace}." + (f"{owner}.{name}" if name else "models")
 
 
 _LEGAL_NAME = re.compile(r"[a-z0-9]([-_a-z0-9]{0,61}[a-z0-9])?")
@@ -164,6 +164,10 @@ def travelling(headers: Iterable[tuple[str, bytes | None]]) -> list[tuple[str, b
     ]
 
 
+# Bounded, since anybody may write a header and Python refuses to read a number of thousands of digits.
+_REPLY_ADDRESS = re.compile(r"([0-9]{1,10})\.(.+)\.([0-9]{1,19})", re.DOTALL)
+
+
 @dataclass(frozen=True, slots=True)
 class ReplyAddress:
     """Who waits for an answer: a partition of the replies topic, a gateway instance, and its n-th call."""
@@ -179,11 +183,8 @@ class ReplyAddress:
     @staticmethod
     def parse(text: str) -> ReplyAddress | None:
         """None for a text that no gateway of ours wrote."""
-        partition, _, rest = text.partition(".")
-        instance, _, number = rest.rpartition(".")
-        if partition.isascii() and partition.isdigit() and instance and number.isascii() and number.isdigit():
-            return ReplyAddress(int(partition), instance, int(number))
-        return None
+        match = _REPLY_ADDRESS.fullmatch(text)
+        return ReplyAddress(int(match[1]), match[2], int(match[3])) if match else None
 
 
 _STANDARD = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"

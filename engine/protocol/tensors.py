@@ -1,7 +1,7 @@
 """Tensors of the V2 protocol: the table of datatypes, and one tensor's contents between typed, raw and numpy.
 
-Raw contents are little endian and row major without padding; each BYTES element is preceded by its length in four
-bytes (Open Inference Protocol, "Raw Tensor Contents"). Typed contents stand in the one field of
+Raw contents are little endian and row major without padding; each BYTES element is preceded by its length in
+four bytes (Open Inference Protocol, "Raw Tensor Contents"). Typed contents stand in the one field of
 `InferTensorContents` that fits the datatype.
 """
 
@@ -21,8 +21,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-# More elements than memory could hold; a shape beyond it is a slip or an attack, refused before anything is allocated.
+# More elements than memory could hold; a shape beyond it is a slip or an attack, refused before anything is
+# allocated.
 MAX_ELEMENTS = 1 << 40
+
+# numpy before 2.0 stops at 32 dimensions, and columns put the rows of a batch before a tensor's own.
+MAX_DIMENSIONS = 31
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +88,7 @@ def datatype(name: str, tensor: str) -> Datatype:
 
 
 def datatype_of(array: NDArray[Any]) -> str:
-    """The datatype's name for a numpy array: text and objects are BYTES. ModelFailed has the reason otherwise."""
+    """The datatype's name for a numpy array: text and objects are BYTES; TypeError has the reason otherwise."""
     if array.dtype.kind in "SUO":
         return "BYTES"
     try:
@@ -94,14 +98,19 @@ def datatype_of(array: NDArray[Any]) -> str:
 
 
 def element_count(shape: Sequence[int], tensor: str) -> int:
-    """How many elements a shape holds; InvalidInput for negative dimensions and absurd products."""
+    """How many elements a shape holds; InvalidInput for negative dimensions, too many and absurd products."""
+    if len(shape) > MAX_DIMENSIONS:
+        raise InvalidInput(
+            f'tensor "{tensor}" has {len(shape)} dimensions; at most {MAX_DIMENSIONS} are possible'
+        )
     for size in shape:
         if size < 0:
             raise InvalidInput(f'tensor "{tensor}" has shape {list(shape)}: a dimension cannot be {size}')
-    count = math.prod(shape)
-    if count > MAX_ELEMENTS:
-        raise InvalidInput(f'tensor "{tensor}" has shape {list(shape)}: {count} elements are too many')
-    return count
+    # A zero makes the count nothing, and yet numpy multiplies the other dimensions and refuses their overflow.
+    extent = math.prod(size or 1 for size in shape)
+    if extent > MAX_ELEMENTS:
+        raise InvalidInput(f'tensor "{tensor}" has shape {list(shape)}: {extent} elements are too many')
+    return 0 if 0 in shape else extent
 
 
 def check_raw(raw: bytes, kind: Datatype, shape: Sequence[int], tensor: str) -> None:
@@ -170,7 +179,8 @@ def element_bytes(element: object) -> bytes:
 
 def float32_of_bf16(bits: NDArray[Any]) -> NDArray[np.float32]:
     """The values of BF16 elements given by their 16 bits."""
-    return (bits.astype(np.uint32) << 16).view(np.float32)
+    # A shift of an array without dimensions is a scalar, and would stay one.
+    return np.asarray((bits.astype(np.uint32) << 16).view(np.float32))
 
 
 def bf16_of_float32(values: NDArray[Any]) -> NDArray[np.uint16]:
@@ -196,20 +206,43 @@ def typed_to_raw(contents: Any, kind: Datatype, shape: Sequence[int], tensor: st
 
 
 def in_range(elements: Any, kind: Datatype, tensor: str) -> NDArray[Any]:
-    """Numbers as an array that `kind` holds without loss of range; InvalidInput names the tensor otherwise."""
-    dtype = np.dtype("<f4") if kind.name == "BF16" else kind.dtype
-    if kind.name not in _NARROW:
-        return np.array(elements, dtype=dtype)
-    wide = np.array(elements, dtype=np.int64)
-    low, high = _NARROW[kind.name]
-    if wide.size and (wide.min() < low or wide.max() > high):
-        worst = next(int(value) for value in wide.reshape(-1) if not low <= value <= high)
-        raise InvalidInput(f'tensor "{tensor}" is {kind.name} and cannot hold {worst}')
-    return wide.astype(dtype)
+    """Numbers as an array that `kind` holds, BF16 as float32; InvalidInput names the tensor when it cannot."""
+    if kind.name in _NARROW:
+        return _narrowed(np.array(elements, dtype=np.int64), kind, tensor)
+    if kind.name not in _ROUNDED:
+        return np.array(elements, dtype=kind.dtype)
+    with np.errstate(over="ignore"):
+        rounded = np.array(elements, dtype=_ROUNDED[kind.name])
+    held = float32_of_bf16(bf16_of_float32(rounded)) if kind.name == "BF16" else rounded
+    infinite = np.isinf(held)
+    if infinite.any():
+        wide = np.array(elements, dtype=np.float64)
+        _refuse_any(infinite & ~np.isinf(wide), wide, kind, tensor)
+    return rounded
 
 
 # Typed contents and JSON give these datatypes in wider integers.
-_NARROW = {"INT8": (-128, 127), "INT16": (-(1 << 15), (1 << 15) - 1), "UINT8": (0, 255), "UINT16": (0, (1 << 16) - 1)}
+_NARROW = {
+    "INT8": (-128, 127),
+    "INT16": (-(1 << 15), (1 << 15) - 1),
+    "UINT8": (0, 255),
+    "UINT16": (0, (1 << 16) - 1),
+}
+
+# And these in wider floating point: what is finite there and infinite here would not come back.
+_ROUNDED = {"FP16": np.dtype("<f2"), "BF16": np.dtype("<f4"), "FP32": np.dtype("<f4")}
+
+
+def _narrowed(wide: NDArray[Any], kind: Datatype, tensor: str) -> NDArray[Any]:
+    low, high = _NARROW[kind.name]
+    if wide.size and (wide.min() < low or wide.max() > high):
+        _refuse_any((wide < low) | (wide > high), wide, kind, tensor)
+    return wide.astype(kind.dtype)
+
+
+def _refuse_any(wrong: NDArray[Any], values: NDArray[Any], kind: Datatype, tensor: str) -> None:
+    for value in values[wrong][:1].tolist():
+        raise InvalidInput(f'tensor "{tensor}" is {kind.name} and cannot hold {value}')
 
 
 def raw_to_typed(raw: bytes, kind: Datatype, contents: Any) -> None:

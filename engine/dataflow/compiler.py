@@ -1,0 +1,195 @@
+"""A Pipeline resource into a Plan: references completed and resolved, every fault told with its place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from engine.dataflow.plan import ENTRY, Edge, Node, Plan
+from engine.protocol.record import Side
+from engine.resources import Join, nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from engine.resources import Path, Pipeline, Problem, Step
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A completed reference, `<step or pipeline>.<inputs|outputs>[.<tensor>]`, and its place in the document."""
+
+    name: str
+    side: Side
+    tensor: str | None
+    path: Path
+
+    def __str__(self) -> str:
+        return f"{self.name}.{self.side}" + (f".{self.tensor}" if self.tensor else "")
+
+
+def compile_pipeline(pipeline: Pipeline) -> tuple[Plan | None, list[Problem]]:
+    """The plan of a pipeline, or the problems that stand against it."""
+    return _Compiler(pipeline).run()
+
+
+class _Compiler:
+    def __init__(self, pipeline: Pipeline) -> None:
+        self.pipeline = pipeline
+        self.problems: list[Problem] = []
+        self.steps = {step.name: step for step in pipeline.steps}
+
+    def run(self) -> tuple[Plan | None, list[Problem]]:
+        self._refuse_unsupported()
+        sources = {step.name: self._sources(index, step) for index, step in enumerate(self.pipeline.steps)}
+        output = self._output_sources()
+        order = self._order(sources)
+        if self.problems:
+            return None, self.problems
+        positions = {self.pipeline.name: ENTRY} | {name: index for index, name in enumerate(order, start=1)}
+        nodes = [Node(self.pipeline.name)]
+        for name in order:
+            step = self.steps[name]
+            edges = self._edges(sources[name], step.inputs_join, step.tensor_map, positions)
+            nodes.append(Node(name, edges, step.inputs_join))
+        if self.pipeline.output is not None:
+            wanted = self.pipeline.output
+            edges = self._edges(output, wanted.steps_join, wanted.tensor_map, positions)
+            nodes.append(Node(self.pipeline.name, edges, wanted.steps_join))
+        return Plan(self.pipeline.name, tuple(nodes), output=self.pipeline.output is not None), []
+
+    def _problem(self, path: Path, message: str, hint: str = "") -> None:
+        self.problems.append(self.pipeline.document.problem(path, message, hint))
+
+    def _refuse_unsupported(self) -> None:
+        name = self.pipeline.name
+        if self.pipeline.input is not None:
+            self._problem(("spec", "input"), f'pipeline "{name}" has external inputs: not supported yet')
+        if self.pipeline.allow_cycles:
+            self._problem(("spec", "allowCycles"), f'pipeline "{name}" allows cycles: not supported yet')
+        for index, step in enumerate(self.pipeline.steps):
+            path: Path = ("spec", "steps", index)
+            if step.triggers:
+                self._problem((*path, "triggers"), f'step "{step.name}" has triggers: not supported yet')
+            if step.batch is not None:
+                self._problem((*path, "batch"), f'step "{step.name}" has a batch: not supported yet')
+            if step.inputs_join is Join.OUTER and step.join_window_ms:
+                self._problem(
+                    (*path, "joinWindowMs"), f'step "{step.name}" has an outer join with a window: not supported yet'
+                )
+        output = self.pipeline.output
+        if output is not None and output.steps_join is Join.OUTER and output.join_window_ms:
+            self._problem(("spec", "output", "joinWindowMs"), "the output has an outer join with a window: not supported yet")
+
+    def _sources(self, index: int, step: Step) -> list[Reference]:
+        if not step.inputs:
+            return [Reference(self.pipeline.name, Side.INPUTS, None, ("spec", "steps", index))]
+        path: Path = ("spec", "steps", index, "inputs")
+        found = list(self._references(step.inputs, path, f'step "{step.name}"'))
+        self._check_tensor_map(step.tensor_map, found, ("spec", "steps", index, "tensorMap"), f'step "{step.name}"')
+        return found
+
+    def _output_sources(self) -> list[Reference]:
+        output = self.pipeline.output
+        if output is None:
+            return []
+        if not output.steps:
+            return [Reference(self.pipeline.name, Side.INPUTS, None, ("spec", "output"))]
+        found = list(self._references(output.steps, ("spec", "output", "steps"), "the output", own=False))
+        self._check_tensor_map(output.tensor_map, found, ("spec", "output", "tensorMap"), "the output")
+        return found
+
+    def _references(self, texts: Sequence[str], path: Path, reader: str, *, own: bool = True) -> Iterator[Reference]:
+        for index, text in enumerate(texts):
+            reference = self._reference(text, (*path, index), reader)
+            if reference is None:
+                continue
+            if reference.name not in self.steps and not (own and reference.name == self.pipeline.name):
+                self._unknown_step(reference, text, reader, own=own)
+            elif reference.name == self.pipeline.name and reference.side is Side.OUTPUTS:
+                self._problem(reference.path, f'{reader} reads "{text}", the pipeline\'s own outputs')
+            else:
+                yield reference
+
+    def _reference(self, text: str, path: Path, reader: str) -> Reference | None:
+        parts = text.split(".")
+        if len(parts) == 1:
+            side = Side.INPUTS if text == self.pipeline.name else Side.OUTPUTS
+            return Reference(text, side, None, path)
+        if len(parts) <= 3 and parts[1] in (Side.INPUTS, Side.OUTPUTS) and all(parts):  # noqa: PLR2004  step.side.tensor
+            return Reference(parts[0], Side(parts[1]), parts[2] if len(parts) > 2 else None, path)  # noqa: PLR2004
+        if len(parts) > 1 and (close := nearest(parts[1], ("inputs", "outputs"))):
+            hint = f'did you mean "{".".join((parts[0], close, *parts[2:]))}"?'
+        else:
+            hint = "write <step>, <step>.inputs or <step>.outputs, and .<tensor> for one tensor of it"
+        self._problem(path, f'{reader} reads "{text}", which is no reference', hint)
+        return None
+
+    def _unknown_step(self, reference: Reference, text: str, reader: str, *, own: bool) -> None:
+        if reference.name == self.pipeline.name:
+            self._problem(reference.path, f'{reader} reads "{text}"; the pipeline\'s own name is not allowed there')
+            return
+        known = [*self.steps, *([self.pipeline.name] if own else [])]
+        close = nearest(reference.name, known)
+        hint = f'did you mean "{close}"?' if close else f"the steps are {', '.join(self.steps)}"
+        self._problem(reference.path, f'{reader} reads "{text}"; no step has that name', hint)
+
+    def _check_tensor_map(
+        self, renames: Iterable[tuple[str, str]], sources: list[Reference], path: Path, reader: str
+    ) -> None:
+        read = {(source.name, str(source.side)) for source in sources}
+        for full, _ in renames:
+            parts = full.split(".", 2)
+            if len(parts) != 3 or not all(parts):  # noqa: PLR2004  step.side.tensor
+                self._problem((*path, full), f'{reader} renames "{full}"; write <step>.<inputs|outputs>.<tensor>')
+            elif read and (parts[0], parts[1]) not in read:
+                self._problem((*path, full), f'{reader} renames "{full}", but does not read {parts[0]}.{parts[1]}')
+
+    def _order(self, sources: dict[str, list[Reference]]) -> list[str]:
+        """The steps so that each stands after its sources; a cycle is a problem."""
+        order: list[str] = []
+        left = dict(sources)
+        while left:
+            ready = [
+                name for name, found in left.items() if not any(source.name in left for source in found)
+            ]
+            if not ready:
+                ring = ", ".join(left)
+                self._problem(("spec", "steps"), f'pipeline "{self.pipeline.name}" has a cycle among the steps {ring}')
+                return order
+            for name in ready:
+                order.append(name)
+                del left[name]
+        return order
+
+    def _edges(
+        self,
+        sources: list[Reference],
+        join: Join,
+        renames: Iterable[tuple[str, str]],
+        positions: dict[str, int],
+    ) -> tuple[Edge, ...]:
+        """One edge for each reference; one for all of them when they are tensors of a single source that must all be there."""
+        named = {(source.name, source.side) for source in sources}
+        if len(named) == 1 and join is Join.INNER:
+            whole = any(source.tensor is None for source in sources)
+            wanted = () if whole else tuple(source.tensor for source in sources if source.tensor)
+            return (self._edge(sources[0], wanted, renames, positions),)
+        return tuple(
+            self._edge(source, (source.tensor,) if source.tensor else (), renames, positions) for source in sources
+        )
+
+    def _edge(
+        self,
+        source: Reference,
+        wanted: tuple[str, ...],
+        renames: Iterable[tuple[str, str]],
+        positions: dict[str, int],
+    ) -> Edge:
+        prefix = f"{source.name}.{source.side}."
+        chosen = tuple(
+            (full.removeprefix(prefix), new)
+            for full, new in renames
+            if full.startswith(prefix) and (not wanted or full.removeprefix(prefix) in wanted)
+        )
+        return Edge(positions[source.name], source.side, wanted, chosen)

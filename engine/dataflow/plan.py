@@ -1,0 +1,161 @@
+"""A pipeline, compiled: nodes and edges as plain frozen data that execution, the command line and the page all read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from engine.protocol.record import Side
+from engine.resources import Join
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# The node that stands for what comes in; its inputs are the request's tensors.
+ENTRY = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """One source of a node: a side of another node, and what of it is taken.
+
+    tensors   the tensors wanted, in the order of the references; none means all of them
+    renames   (tensor, new name) pairs of the tensorMap
+    """
+
+    source: int
+    side: Side
+    tensors: tuple[str, ...] = ()
+    renames: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A step, the entry (index 0) or the output (the last) of a plan.
+
+    edges   the data, in the order of the references; a node without edges is never run
+    join    how many of the edges it waits for
+    """
+
+    name: str
+    edges: tuple[Edge, ...] = ()
+    join: Join = Join.INNER
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A pipeline ready to run and to draw.
+
+    nodes    the entry, then the steps so that each stands after its sources, then the output when there is one
+    output   whether the last node is the output
+    """
+
+    name: str
+    nodes: tuple[Node, ...]
+    output: bool
+
+    @property
+    def steps(self) -> range:
+        """The indices of the steps."""
+        return range(1, len(self.nodes) - self.output)
+
+    @property
+    def output_index(self) -> int | None:
+        """The index of the output."""
+        return len(self.nodes) - 1 if self.output else None
+
+    @cached_property
+    def readers(self) -> dict[tuple[int, Side], tuple[tuple[int, int], ...]]:
+        """For each side of a node, the (node, edge) pairs that read it."""
+        found: dict[tuple[int, Side], list[tuple[int, int]]] = {}
+        for index, node in enumerate(self.nodes):
+            for position, edge in enumerate(node.edges):
+                found.setdefault((edge.source, edge.side), []).append((index, position))
+        return {source: tuple(pairs) for source, pairs in found.items()}
+
+    @cached_property
+    def before_output(self) -> frozenset[int]:
+        """The nodes whose answers the output depends on, itself included."""
+        seen: set[int] = set()
+        waiting = [self.output_index] if self.output_index is not None else []
+        while waiting:
+            index = waiting.pop()
+            if index not in seen:
+                seen.add(index)
+                waiting.extend(edge.source for edge in self.nodes[index].edges)
+        return frozenset(seen)
+
+    def reference(self, edge: Edge) -> str:
+        """An edge's source as a user writes it: `step.outputs`."""
+        return f"{self.nodes[edge.source].name}.{edge.side}"
+
+
+def single_model(name: str) -> Plan:
+    """The plan of a model called without a pipeline: everything in, everything out."""
+    return Plan(name, (Node(name), Node(name, (Edge(ENTRY, Side.INPUTS),)), Node(name, (Edge(1, Side.OUTPUTS),))), output=True)
+
+
+def as_text(plan: Plan) -> str:
+    """The plan as indented lines, one for a node and one for each of its sources."""
+    lines = [f"pipeline {plan.name}"]
+    for title, index in _titles(plan):
+        node = plan.nodes[index]
+        join = f" ({node.join})" if len(node.edges) > 1 else ""
+        lines.append(f"  {title}{join}")
+        for edge in node.edges:
+            lines.append(f"    <- {plan.reference(edge)}{_taken(edge)}")
+    return "\n".join(lines) + "\n"
+
+
+def as_mermaid(plan: Plan) -> str:
+    """The plan as a mermaid flowchart, left to right."""
+    lines = ["flowchart LR", f'  n0(["{plan.name}.inputs"])']
+    for title, index in _titles(plan):
+        shape = f'n{index}(["{plan.name}.outputs"])' if index == plan.output_index else f'n{index}["{title}"]'
+        lines.append(f"  {shape}")
+    for index, node in enumerate(plan.nodes):
+        for edge in node.edges:
+            label = _taken(edge).strip()
+            if edge.side is Side.INPUTS and edge.source != ENTRY:
+                label = f"inputs {label}".strip()
+            arrow = f'-->|"{label}"|' if label else "-->"
+            lines.append(f"  n{edge.source} {arrow} n{index}")
+    return "\n".join(lines) + "\n"
+
+
+def as_data(plan: Plan) -> dict[str, Any]:
+    """The plan as plain data for JSON."""
+    return {
+        "pipeline": plan.name,
+        "nodes": [
+            {
+                "name": node.name,
+                "kind": "entry" if index == ENTRY else "output" if index == plan.output_index else "step",
+                "join": str(node.join),
+                "sources": [
+                    {
+                        "from": plan.reference(edge),
+                        "tensors": list(edge.tensors),
+                        "renames": dict(edge.renames),
+                    }
+                    for edge in node.edges
+                ],
+            }
+            for index, node in enumerate(plan.nodes)
+        ],
+    }
+
+
+def _titles(plan: Plan) -> Iterator[tuple[str, int]]:
+    for index in plan.steps:
+        yield plan.nodes[index].name, index
+    if plan.output_index is not None:
+        yield "output", plan.output_index
+
+
+def _taken(edge: Edge) -> str:
+    renames = dict(edge.renames)
+    names = edge.tensors or tuple(renames)
+    shown = ", ".join(f"{name} as {renames[name]}" if name in renames else name for name in names)
+    return f" {shown}" if shown else ""

@@ -1,0 +1,274 @@
+"""A plan driven with its runtimes: decisions come from `dataflow.gather`, answers from the runtimes, and every step's
+inputs and outputs become records. Knows topics by name and nothing of Kafka.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Protocol
+
+from engine.dataflow.gather import Answer, Call, Gather, Progress
+from engine.errors import ModelFailed, NoAnswer, RequestError
+from engine.protocol import columns as col
+from engine.protocol.record import (
+    ERROR_CODE,
+    ERROR_CODES,
+    ERROR_STEP,
+    PIPELINE,
+    PIPELINE_VERSION,
+    REPLY,
+    REQUEST_ID,
+    STEP,
+    Owner,
+    ReplyAddress,
+    Side,
+    Topics,
+    header,
+    travelling,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from engine.dataflow.gather import Instruction
+    from engine.dataflow.plan import Plan
+    from engine.protocol.columns import Columns, Kind
+    from engine.protocol.record import Headers
+    from engine.runtimes.contract import Part, Runtime
+
+log = logging.getLogger(__name__)
+
+HeaderList = "list[tuple[str, bytes | None]]"
+
+
+class Request(Progress):
+    """One request on its way: where it came from, the headers that travel with it, the records it gives.
+
+    records     (topic, partition, value, headers) in the order they were made; the partition is the request's own
+                but for replies. They are written together when the request is done.
+    """
+
+    __slots__ = ("headers", "key", "offset", "origin", "partition", "records", "reply", "request_id", "size")
+
+    def __init__(  # noqa: D107
+        self,
+        origin: object,
+        partition: int,
+        offset: int,
+        key: bytes | None,
+        headers: list[tuple[str, bytes | None]],
+        reply: str | None,
+        size: int,
+    ) -> None:
+        super().__init__()
+        self.origin, self.partition, self.offset, self.key = origin, partition, offset, key
+        self.headers, self.reply, self.size = headers, reply, size
+        self.records: list[tuple[str, int, bytes, list[tuple[str, bytes | None]]]] = []
+
+
+class Finished(Protocol):
+    """Takes requests that are done, with all their records."""
+
+    def __call__(self, requests: Sequence[Request]) -> None: ...
+
+
+class Execution:
+    """Runs requests through one plan.
+
+    owner      whose plan it is: a pipeline's steps write their models' topics, a lone model only its outputs
+    finished   is given each request once, when nothing of it is left to run
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        version: int,
+        owner: Owner,
+        topics: Topics,
+        runtime_of: Callable[[str], Runtime],
+        finished: Finished,
+        *,
+        timeout: float,
+        max_message_bytes: int,
+        new_request_id: Callable[[], str],
+    ) -> None:
+        self.plan, self.version, self.owner, self.topics = plan, version, owner, topics
+        self._gather = Gather(plan)
+        self._runtime_of, self._finished = runtime_of, finished
+        self._timeout, self._max_message_bytes = timeout, max_message_bytes
+        self._new_request_id = new_request_id
+        self._calls: set[asyncio.Task[None]] = set()
+        self._own_headers = self._headers_of_plan()
+        self._step_topics = self._topics_of_steps()
+        self._outputs = topics.of(owner, plan.name, Side.OUTPUTS)
+
+    @property
+    def idle(self) -> bool:
+        """Whether no call is out."""
+        return not self._calls
+
+    def new_request(
+        self,
+        origin: object,
+        partition: int,
+        offset: int,
+        key: bytes | None,
+        headers: Headers,
+        size: int,
+    ) -> Request:
+        """A request for a record of the inputs topic; it gets a request id when it brings none."""
+        kept = travelling(headers)
+        if header(kept, REQUEST_ID) is None:
+            kept.append((REQUEST_ID, self._new_request_id().encode()))
+        kept += self._own_headers
+        return Request(origin, partition, offset, key, kept, header(headers, REPLY), size)
+
+    def begin(self, requests: Sequence[Request], columns: Columns) -> None:
+        """Run requests; row i of the columns is request i's."""
+        self._follow(self._gather.start(requests, columns))
+
+    def refuse(self, request: Request, error: RequestError) -> None:
+        """A request that cannot even begin."""
+        self._finish(request, error.at(self.plan.name))
+        self._finished([request])
+
+    async def drain(self) -> None:
+        """Wait until every call that is out has ended."""
+        while self._calls:
+            await asyncio.wait(self._calls)
+
+    def cancel(self) -> None:
+        """Give up every call that is out; their requests never finish."""
+        for call in self._calls:
+            call.cancel()
+
+    def _headers_of_plan(self) -> list[tuple[str, bytes | None]]:
+        if self.owner is not Owner.PIPELINE:
+            return []
+        return [(PIPELINE, self.plan.name.encode()), (PIPELINE_VERSION, str(self.version).encode())]
+
+    def _topics_of_steps(self) -> Mapping[int, tuple[str, str, tuple[str, bytes]]]:
+        if self.owner is not Owner.PIPELINE:
+            return {}
+        return {
+            index: (
+                self.topics.of(Owner.MODEL, self.plan.nodes[index].name, Side.INPUTS),
+                self.topics.of(Owner.MODEL, self.plan.nodes[index].name, Side.OUTPUTS),
+                (STEP, self.plan.nodes[index].name.encode()),
+            )
+            for index in self.plan.steps
+        }
+
+    def _follow(self, instructions: Sequence[Instruction]) -> None:
+        for instruction in instructions:
+            if isinstance(instruction, Call):
+                self._start_call(instruction)
+            elif isinstance(instruction, Answer):
+                self._answer(instruction)
+            else:
+                self._end(instruction.requests)  # type: ignore[arg-type]
+
+    def _start_call(self, call: Call) -> None:
+        self._write_step(call.node, call.requests, call.columns, Side.INPUTS)  # type: ignore[arg-type]
+        task = asyncio.ensure_future(self._call(call))
+        self._calls.add(task)
+        task.add_done_callback(self._calls.discard)
+
+    async def _call(self, call: Call) -> None:
+        """Call a step's model and follow its answers as they come; no row is left unanswered."""
+        left = set(range(len(call.requests)))
+        name = self.plan.nodes[call.node].name
+        requests: Sequence[Request] = call.requests  # type: ignore[assignment]
+        try:
+            runtime = self._runtime_of(name)
+            async for part in runtime.infer(call.columns, [request.headers for request in requests], self._timeout):  # type: ignore[misc]
+                left.difference_update(part.rows)
+                self._take_part(call, part)
+        except RequestError as error:
+            self._fail(call, sorted(left), error)
+        except Exception as error:
+            # A runtime that breaks its contract must not leave its callers waiting; the trace tells whom to blame.
+            log.exception('the runtime of model "%s" raised', name)
+            self._fail(call, sorted(left), ModelFailed(f"{type(error).__name__}: {error}"))
+        else:
+            if left:
+                self._fail(call, sorted(left), ModelFailed(f'the runtime of model "{name}" gave no answer'))
+
+    def _take_part(self, call: Call, part: Part) -> None:
+        if isinstance(part.outcome, RequestError):
+            self._fail(call, part.rows, part.outcome)
+            return
+        requests: list[Request] = [call.requests[row] for row in part.rows]  # type: ignore[misc]
+        if part.headers is not None:
+            for request, added in zip(requests, part.headers, strict=True):
+                if added:
+                    request.headers = [*request.headers, *added]
+        self._write_step(call.node, requests, part.outcome, Side.OUTPUTS)
+        self._follow(self._gather.answer(call.node, requests, part.outcome))
+
+    def _fail(self, call: Call, rows: Sequence[int], error: RequestError) -> None:
+        if not rows:
+            return
+        requests: list[Request] = [call.requests[row] for row in rows]  # type: ignore[misc]
+        placed = error.at(self.plan.nodes[call.node].name)
+        for request in requests:
+            self._write_error(request, self.topics.errors, placed)
+        self._follow(self._gather.fail(call.node, requests, placed))
+
+    def _write_step(self, node: int, requests: Sequence[Request], columns: Columns, side: Side) -> None:
+        if node not in self._step_topics:
+            return
+        inputs, outputs, mark = self._step_topics[node]
+        topic, kind = (inputs, col.REQUEST) if side is Side.INPUTS else (outputs, col.RESPONSE)
+        for request, value in zip(requests, self._encode(columns, kind, self.plan.nodes[node].name), strict=True):
+            request.records.append((topic, request.partition, value, [*request.headers, mark]))
+
+    def _answer(self, answer: Answer) -> None:
+        requests: Sequence[Request] = answer.requests  # type: ignore[assignment]
+        for request, value in zip(requests, self._encode(answer.columns, col.RESPONSE, self.plan.name), strict=True):
+            request.records.append((self._outputs, request.partition, value, request.headers))
+            if request.reply is not None:
+                self._reply(request, value, [])
+
+    def _encode(self, columns: Columns, kind: Kind, name: str) -> list[bytes]:
+        return col.encode(columns, kind, name)
+
+    def _end(self, requests: Sequence[Request]) -> None:
+        for request in requests:
+            if not request.answered:
+                error = self._gather.outcome(request)
+                if error is not None:
+                    self._finish(request, error)
+                elif request.reply is not None:
+                    self._reply_error(request, NoAnswer(f'pipeline "{self.plan.name}" has no output'))
+        self._finished(requests)
+
+    def _finish(self, request: Request, error: RequestError) -> None:
+        """A request that ends without an answer: the error on the outputs topic, unless a branch was not taken."""
+        if not isinstance(error, NoAnswer):
+            if not request.failures:
+                self._write_error(request, self.topics.errors, error)
+            self._write_error(request, self._outputs, error)
+        if request.reply is not None:
+            self._reply_error(request, error)
+
+    def _write_error(self, request: Request, topic: str, error: RequestError) -> None:
+        request.records.append((topic, request.partition, error.text.encode(), self._error_headers(request, error)))
+
+    def _error_headers(self, request: Request, error: RequestError) -> list[tuple[str, bytes | None]]:
+        return [
+            *request.headers,
+            (ERROR_STEP, (error.step or self.plan.name).encode()),
+            (ERROR_CODE, ERROR_CODES[type(error)].encode()),
+        ]
+
+    def _reply_error(self, request: Request, error: RequestError) -> None:
+        self._reply(request, error.text.encode(), self._error_headers(request, error)[len(request.headers) :])
+
+    def _reply(self, request: Request, value: bytes, marks: list[tuple[str, bytes | None]]) -> None:
+        assert request.reply is not None
+        address = ReplyAddress.parse(request.reply)
+        if address is not None:
+            headers = [*request.headers, (REPLY, request.reply.encode()), *marks]
+            request.records.append((self.topics.replies, address.partition, value, headers))

@@ -1,0 +1,1 @@
+"""Who computes: the runtime contract, and runtimes in this process and behind V2 servers."""
