@@ -6,15 +6,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from engine.dataflow.gather import Answer, Call, Gather, Progress
-from engine.errors import ModelFailed, NoAnswer, RequestError
+from engine.errors import ModelFailed, NoAnswer, RequestError, TooLarge
 from engine.protocol import columns as col
+from engine.protocol import rest_json
 from engine.protocol.record import (
     ERROR_CODE,
     ERROR_CODES,
     ERROR_STEP,
+    INFER_TYPE,
     PIPELINE,
     PIPELINE_VERSION,
     REPLY,
@@ -39,32 +41,51 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-HeaderList = "list[tuple[str, bytes | None]]"
+HeaderList: TypeAlias = "list[tuple[str, bytes | None]]"
 
 
 class Request(Progress):
     """One request on its way: where it came from, the headers that travel with it, the records it gives.
 
+    origin      what the caller of `new_request` knows it by
+    json        it came as JSON and is answered so
+    oversized   the step whose record was too large, if one was
     records     (topic, partition, value, headers) in the order they were made; the partition is the request's own
                 but for replies. They are written together when the request is done.
     """
 
-    __slots__ = ("headers", "key", "offset", "origin", "partition", "records", "reply", "request_id", "size")
+    __slots__ = (
+        "execution",
+        "headers",
+        "json",
+        "key",
+        "offset",
+        "origin",
+        "oversized",
+        "partition",
+        "records",
+        "reply",
+        "size",
+    )
 
-    def __init__(  # noqa: D107
+    def __init__(
         self,
-        origin: object,
+        execution: Execution,
+        origin: Any,
         partition: int,
         offset: int,
         key: bytes | None,
-        headers: list[tuple[str, bytes | None]],
+        headers: HeaderList,
         reply: str | None,
         size: int,
     ) -> None:
         super().__init__()
+        self.execution = execution
+        self.json = False
+        self.oversized: str | None = None
         self.origin, self.partition, self.offset, self.key = origin, partition, offset, key
         self.headers, self.reply, self.size = headers, reply, size
-        self.records: list[tuple[str, int, bytes, list[tuple[str, bytes | None]]]] = []
+        self.records: list[tuple[str, int, bytes, HeaderList]] = []
 
 
 class Finished(Protocol):
@@ -102,6 +123,7 @@ class Execution:
         self._own_headers = self._headers_of_plan()
         self._step_topics = self._topics_of_steps()
         self._outputs = topics.of(owner, plan.name, Side.OUTPUTS)
+        self.name_bytes = plan.name.encode()
 
     @property
     def idle(self) -> bool:
@@ -110,7 +132,7 @@ class Execution:
 
     def new_request(
         self,
-        origin: object,
+        origin: Any,
         partition: int,
         offset: int,
         key: bytes | None,
@@ -122,7 +144,7 @@ class Execution:
         if header(kept, REQUEST_ID) is None:
             kept.append((REQUEST_ID, self._new_request_id().encode()))
         kept += self._own_headers
-        return Request(origin, partition, offset, key, kept, header(headers, REPLY), size)
+        return Request(self, origin, partition, offset, key, kept, header(headers, REPLY), size)
 
     def begin(self, requests: Sequence[Request], columns: Columns) -> None:
         """Run requests; row i of the columns is request i's."""
@@ -143,7 +165,7 @@ class Execution:
         for call in self._calls:
             call.cancel()
 
-    def _headers_of_plan(self) -> list[tuple[str, bytes | None]]:
+    def _headers_of_plan(self) -> HeaderList:
         if self.owner is not Owner.PIPELINE:
             return []
         return [(PIPELINE, self.plan.name.encode()), (PIPELINE_VERSION, str(self.version).encode())]
@@ -221,28 +243,55 @@ class Execution:
             return
         inputs, outputs, mark = self._step_topics[node]
         topic, kind = (inputs, col.REQUEST) if side is Side.INPUTS else (outputs, col.RESPONSE)
-        for request, value in zip(requests, self._encode(columns, kind, self.plan.nodes[node].name), strict=True):
+        values = self._encode(requests, columns, kind, self.plan.nodes[node].name)
+        for request, value in zip(requests, values, strict=True):
             request.records.append((topic, request.partition, value, [*request.headers, mark]))
 
     def _answer(self, answer: Answer) -> None:
         requests: Sequence[Request] = answer.requests  # type: ignore[assignment]
-        for request, value in zip(requests, self._encode(answer.columns, col.RESPONSE, self.plan.name), strict=True):
-            request.records.append((self._outputs, request.partition, value, request.headers))
+        values = self._encode(requests, answer.columns, col.RESPONSE, self.plan.name)
+        for request, value in zip(requests, values, strict=True):
+            headers = request.headers
+            if request.json:
+                value = rest_json.encode_response(col.RESPONSE.message.FromString(value))  # noqa: PLW2901  the same answer
+                headers = [*headers, (INFER_TYPE, b"json/inferModelResponse")]
+            request.records.append((self._outputs, request.partition, value, headers))
             if request.reply is not None:
                 self._reply(request, value, [])
 
-    def _encode(self, columns: Columns, kind: Kind, name: str) -> list[bytes]:
-        return col.encode(columns, kind, name)
+    def _encode(self, requests: Sequence[Request], columns: Columns, kind: Kind, name: str) -> list[bytes]:
+        """The rows as messages; a request with one over the limit is marked and ends with an error."""
+        values = col.encode(columns, kind, name)
+        if max(map(len, values)) > self._max_message_bytes:
+            for request, value in zip(requests, values, strict=True):
+                if len(value) > self._max_message_bytes:
+                    request.oversized = name
+        return values
 
     def _end(self, requests: Sequence[Request]) -> None:
         for request in requests:
-            if not request.answered:
-                error = self._gather.outcome(request)
-                if error is not None:
-                    self._finish(request, error)
-                elif request.reply is not None:
-                    self._reply_error(request, NoAnswer(f'pipeline "{self.plan.name}" has no output'))
+            if request.oversized is not None:
+                limit = self._max_message_bytes
+                self._replace(request, TooLarge(f"a message is over the limit of {limit} bytes", step=request.oversized))
+            elif not request.answered:
+                self._end_unanswered(request)
         self._finished(requests)
+
+    def _end_unanswered(self, request: Request) -> None:
+        error = self._gather.outcome(request)
+        if error is not None:
+            self._finish(request, error)
+        elif request.reply is not None:
+            self._reply_error(request, NoAnswer(f'pipeline "{self.plan.name}" has no output'))
+
+    def replace(self, request: Request, error: RequestError) -> None:
+        """Nothing of a finished request can be written: put this error in the place of its records."""
+        self._replace(request, error.at(self.plan.name))
+
+    def _replace(self, request: Request, error: RequestError) -> None:
+        request.records = [record for record in request.records if record[0] == self.topics.errors]
+        request.failures = None
+        self._finish(request, error)
 
     def _finish(self, request: Request, error: RequestError) -> None:
         """A request that ends without an answer: the error on the outputs topic, unless a branch was not taken."""
@@ -256,7 +305,7 @@ class Execution:
     def _write_error(self, request: Request, topic: str, error: RequestError) -> None:
         request.records.append((topic, request.partition, error.text.encode(), self._error_headers(request, error)))
 
-    def _error_headers(self, request: Request, error: RequestError) -> list[tuple[str, bytes | None]]:
+    def _error_headers(self, request: Request, error: RequestError) -> HeaderList:
         return [
             *request.headers,
             (ERROR_STEP, (error.step or self.plan.name).encode()),
@@ -266,7 +315,7 @@ class Execution:
     def _reply_error(self, request: Request, error: RequestError) -> None:
         self._reply(request, error.text.encode(), self._error_headers(request, error)[len(request.headers) :])
 
-    def _reply(self, request: Request, value: bytes, marks: list[tuple[str, bytes | None]]) -> None:
+    def _reply(self, request: Request, value: bytes, marks: HeaderList) -> None:
         assert request.reply is not None
         address = ReplyAddress.parse(request.reply)
         if address is not None:

@@ -33,7 +33,7 @@ MAX_DIMENSIONS = 31
 class Datatype:
     """One datatype of the protocol.
 
-    `dtype` is how its elements lie in raw contents; None for BYTES, whose elements each have their own length.
+    `dtype` is how its elements lie in raw contents; None for BYTES, whose elements have a length each.
     BF16, which numpy lacks, lies as the 16 bits of its elements (`float32_of_bf16` gives the values).
     """
 
@@ -88,7 +88,7 @@ def datatype(name: str, tensor: str) -> Datatype:
 
 
 def datatype_of(array: NDArray[Any]) -> str:
-    """The datatype's name for a numpy array: text and objects are BYTES; TypeError has the reason otherwise."""
+    """The datatype's name for a numpy array, BYTES for text and objects; TypeError when it has none."""
     if array.dtype.kind in "SUO":
         return "BYTES"
     try:
@@ -106,7 +106,7 @@ def element_count(shape: Sequence[int], tensor: str) -> int:
     for size in shape:
         if size < 0:
             raise InvalidInput(f'tensor "{tensor}" has shape {list(shape)}: a dimension cannot be {size}')
-    # A zero makes the count nothing, and yet numpy multiplies the other dimensions and refuses their overflow.
+    # A zero makes the count nothing, and yet numpy multiplies the other dimensions and refuses an overflow.
     extent = math.prod(size or 1 for size in shape)
     if extent > MAX_ELEMENTS:
         raise InvalidInput(f'tensor "{tensor}" has shape {list(shape)}: {extent} elements are too many')
@@ -177,7 +177,7 @@ def element_bytes(element: object) -> bytes:
     return str(element).encode()
 
 
-def float32_of_bf16(bits: NDArray[Any]) -> NDArray[np.float32]:
+def float32_of_bf16(bits: NDArray[Any]) -> NDArray[Any]:
     """The values of BF16 elements given by their 16 bits."""
     # A shift of an array without dimensions is a scalar, and would stay one.
     return np.asarray((bits.astype(np.uint32) << 16).view(np.float32))
@@ -206,13 +206,13 @@ def typed_to_raw(contents: Any, kind: Datatype, shape: Sequence[int], tensor: st
 
 
 def in_range(elements: Any, kind: Datatype, tensor: str) -> NDArray[Any]:
-    """Numbers as an array that `kind` holds, BF16 as float32; InvalidInput names the tensor when it cannot."""
+    """Numbers as an array of `kind`, BF16 as float32; InvalidInput names the first that it cannot hold."""
     if kind.name in _NARROW:
         return _narrowed(np.array(elements, dtype=np.int64), kind, tensor)
     if kind.name not in _ROUNDED:
         return np.array(elements, dtype=kind.dtype)
     with np.errstate(over="ignore"):
-        rounded = np.array(elements, dtype=_ROUNDED[kind.name])
+        rounded: NDArray[Any] = np.array(elements, dtype=_ROUNDED[kind.name])
     held = float32_of_bf16(bf16_of_float32(rounded)) if kind.name == "BF16" else rounded
     infinite = np.isinf(held)
     if infinite.any():
@@ -230,7 +230,11 @@ _NARROW = {
 }
 
 # And these in wider floating point: what is finite there and infinite here would not come back.
-_ROUNDED = {"FP16": np.dtype("<f2"), "BF16": np.dtype("<f4"), "FP32": np.dtype("<f4")}
+_ROUNDED: dict[str, np.dtype[Any]] = {
+    "FP16": np.dtype("<f2"),
+    "BF16": np.dtype("<f4"),
+    "FP32": np.dtype("<f4"),
+}
 
 
 def _narrowed(wide: NDArray[Any], kind: Datatype, tensor: str) -> NDArray[Any]:

@@ -100,7 +100,7 @@ def _check(experiment: Experiment, spec: Section) -> None:
     if experiment.default and experiment.default not in names:
         message = f"{spec.title}: default {quoted(experiment.default)} is not one of its candidates"
         spec.refuse(message, did_you_mean(experiment.default, names), at="default")
-    if not spec.has("candidates") and not spec.has("mirror"):
+    if spec.data.get("candidates") in (None, []) and not spec.has("mirror"):
         spec.refuse(f"{spec.title} has neither candidates nor a mirror")
     if names and not any(candidate.weight for candidate in experiment.candidates):
         spec.refuse(f"{spec.title}: the weights of its candidates add up to 0", at="candidates")

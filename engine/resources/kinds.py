@@ -102,16 +102,18 @@ def load(paths: Iterable[str | os.PathLike[str]]) -> tuple[Resources, list[Probl
     """The resources of files and folders, with everything that is wrong with them.
 
     A folder gives its *.yaml and *.yml in order, with those of the folders in it; hidden ones, and files that
-    do not speak of our resources, are passed over. A file that is named must hold some. A file that is reached
-    twice is read once. What has a fault is left out, what has none is there.
+    do not speak of our resources, are passed over. A file that is named must hold some. A file that is
+    reached twice is read once. What has a fault is left out, what has none is there.
     """
     problems: list[Problem] = []
     resources: dict[tuple[type, str], Resource] = {}
-    seen: set[Path] = set()
+    seen: set[str] = set()
     for path in map(Path, paths):
-        for file in _files(path):
-            if file.resolve() not in seen:
-                seen.add(file.resolve())
+        for file in _files(path, problems):
+            # Path.resolve raises where links go round, and that is for the reading to tell.
+            real = os.path.realpath(file)
+            if real not in seen:
+                seen.add(real)
                 _add_file(file, resources, problems, is_named=file == path)
     problems.extend(_shared_defaults(resources.values()))
     return _sorted_by_kind(resources.values()), problems
@@ -159,12 +161,16 @@ def _head(top: Section) -> tuple[str, Metadata]:
     return "", Metadata()
 
 
-def _files(path: Path) -> Iterator[Path]:
+def _files(path: Path, problems: list[Problem]) -> Iterator[Path]:
     """The file itself, or the YAML files of a folder in order; nothing that is hidden."""
     if not path.is_dir():
         yield path
         return
-    for folder, folders, names in os.walk(path):
+
+    def refuse(error: OSError) -> None:
+        problems.append(_unreadable(Path(error.filename), error))
+
+    for folder, folders, names in os.walk(path, onerror=refuse):
         # os.walk goes where this list says, so this sorts the way and skips .git and its like.
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):

@@ -98,7 +98,7 @@ class Findings:
 def nearest(word: str, candidates: Iterable[str]) -> str | None:
     """The candidate that the writer of `word` most likely meant, or None when nothing is near.
 
-    >>> nearest("featurs", ["scores", "features"])
+    >>> nearest("featurz", ["scores", "features"])
     'features'
     """
     if len(word) > _LONGEST_GUESS:

@@ -132,7 +132,7 @@ class Section:
         return tuple(found)
 
     def refuse(self, message: str, hint: str = "", *, at: str | KeyPath = ()) -> None:
-        """Find fault with the value at a key of this section, or with the section itself when that is absent."""
+        """Find fault with the value at a key of this section, or with the section when that is absent."""
         steps = at if isinstance(at, tuple) else (at,)
         if steps and steps[0] in self.data:
             self.findings.add(self.document.problem((*self.path, *steps), message, hint))
@@ -146,10 +146,11 @@ class Section:
     def _value(self, key: str, wanted: type[Wanted]) -> Wanted | None:
         """The field's value; None when it is absent, null or, with a finding, of another type."""
         value = self.data.get(key)
-        is_wanted = isinstance(value, wanted) and not (wanted is int and isinstance(value, bool))
-        if not is_wanted and value is not None:
+        if isinstance(value, wanted) and not (wanted is int and isinstance(value, bool)):
+            return value
+        if value is not None:
             self._mistyped((key,), quoted(key), wanted, value)
-        return value if is_wanted else None
+        return None
 
     def _mistyped(self, at: tuple[str | int, ...], what: str, wanted: type, value: Plain) -> None:
         found = "null" if value is None else _KINDS[type(value)]

@@ -52,7 +52,7 @@ KeyPath: TypeAlias = tuple[str | int, ...]
 # Bounds far above any real resource file; without them a small file could hold a process for minutes.
 MOST_BYTES = 1 << 20
 MOST_DOCUMENTS = 1000
-MOST_VALUES = 100_000
+MOST_VALUES = 50_000
 DEEPEST = 50
 
 # A key over 1024 characters cannot be written as JSON that YAML reads back.
@@ -90,7 +90,7 @@ class _Spot:
 
     mark: _Mark
     children: Mapping[str | int, _Spot] = field(default_factory=dict)
-    keys: Mapping[str, _Mark] = field(default_factory=dict)
+    keys: Mapping[str | int, _Mark] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -138,10 +138,13 @@ class Document:
         return spot
 
     def _key(self, path: KeyPath) -> _Mark:
-        if not path:
-            return self._root.mark
-        keys = self._spot(path[:-1]).keys
-        return keys.get(str(path[-1])) or self._spot(path).mark
+        spot, mark = self._root, self._root.mark
+        for part in path:
+            if part not in spot.children:
+                break
+            child = spot.children[part]
+            spot, mark = child, spot.keys.get(part, child.mark)
+        return mark
 
     def _place(self, mark: _Mark) -> Place:
         return Place(self.file, mark.line, mark.column)
@@ -292,7 +295,7 @@ class _Reading:
     def _mapping(self, start: yaml.Event, depth: int) -> tuple[Plain, _Spot]:
         entries: dict[str, Plain] = {}
         children: dict[str | int, _Spot] = {}
-        keys: dict[str, _Mark] = {}
+        keys: dict[str | int, _Mark] = {}
         while not isinstance(event := next(self._events), yaml.MappingEndEvent):
             key = self._key(event, depth, entries)
             value, spot = self._value(next(self._events), depth + 1)

@@ -1,0 +1,258 @@
+"""The V2 protocol over HTTP/1: paths and JSON around `Inference`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any, cast
+
+import orjson
+from aiohttp import web
+
+import engine
+from engine.errors import InvalidInput, ModelFailed, RequestError, TimedOut, TooLarge
+from engine.gateway import routing, statuses
+from engine.gateway.port import Connections
+from engine.protocol import rest_json
+from engine.protocol.record import REQUEST_ID, Owner
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from engine.gateway.inference import Inference, Target
+
+logger = logging.getLogger(__name__)
+
+# Where a request's id stands while it is answered.
+_ID = "request_id"
+
+_JSON = "application/json"
+
+# The header by which Triton's clients announce tensors behind the JSON, which this door does not read.
+_BINARY = "Inference-Header-Content-Length"
+
+# How long a connection may stay open between requests: longer than the 60 s of common proxies, so that theirs
+# is the end that closes.
+_KEEP_ALIVE = 75.0
+
+# What is left of the grace for handlers to hear that they are cancelled, and for their last bytes to leave.
+_LAST_WORDS = 1.0
+
+
+class Rest:
+    """The HTTP/1 door: each response, even to what is no request, has `x-request-id`; every error is JSON."""
+
+    def __init__(self, inference: Inference, *, max_message_bytes: int, request_timeout: float) -> None:
+        self._inference = inference
+        self._limit, self._timeout = max_message_bytes, request_timeout
+        self._runner = web.AppRunner(self._application(), access_log=None, handler_cancellation=True)
+        self.connections = Connections()
+        self.tasks: set[asyncio.Task[Any]] = set()
+
+    async def start(self) -> None:
+        """Get ready to make protocols."""
+        await self._runner.setup()
+
+    def protocol(self) -> asyncio.Protocol:
+        """What answers one connection."""
+        return _Http1(self)
+
+    @property
+    def server(self) -> web.Server:
+        """What aiohttp's protocols report to, once started."""
+        assert self._runner.server is not None
+        return self._runner.server
+
+    async def stop(self, grace: float) -> None:
+        """End idle connections at once, and those with a call when it is answered or `grace` is over."""
+        if self._runner.server is not None:
+            self.server.pre_shutdown()
+            # aiohttp waits this long twice: for the handlers, and again before it cancels them; 0 is for ever.
+            await self.server.shutdown(max(grace / 2, 0.001))
+        if self.tasks:
+            await asyncio.wait(self.tasks, timeout=_LAST_WORDS)
+        await self.connections.end(_LAST_WORDS)
+        await self._runner.cleanup()
+
+    def new_request_id(self) -> str:
+        """An id for a request that could not be read."""
+        return self._inference.new_request_id()
+
+    def _application(self) -> web.Application:
+        application = web.Application(middlewares=[self._answer], client_max_size=self._limit)
+        router = application.router
+        router.add_get("/v2", self._server_metadata)
+        router.add_get("/v2/health/live", self._live)
+        router.add_get("/v2/health/ready", self._server_ready)
+        for owner in Owner:
+            for path in (f"/v2/{owner}s/{{name}}", f"/v2/{owner}s/{{name}}/versions/{{version}}"):
+                router.add_get(path, self._of(owner, self._metadata))
+                router.add_get(f"{path}/ready", self._of(owner, self._ready))
+                router.add_post(f"{path}/infer", self._of(owner, self._infer))
+        return application
+
+    @web.middleware
+    async def _answer(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        request[_ID] = self._inference.new_request_id()
+        try:
+            request[_ID] = routing.request_id(_pairs(request)) or request[_ID]
+            response = await handler(request)
+        except RequestError as error:
+            response = _error(statuses.status_of(error).http, statuses.text_of(error))
+        except web.HTTPException as error:
+            response = _refusal(request, error)
+        response.headers[REQUEST_ID] = request[_ID]
+        return response
+
+    def _of(
+        self, owner: Owner, answer: Callable[[web.Request, Target], Awaitable[web.Response]]
+    ) -> Callable[[web.Request], Awaitable[web.Response]]:
+        async def handle(request: web.Request) -> web.Response:
+            seldon_model = routing.seldon_model(_pairs(request))
+            return await answer(request, routing.target(seldon_model, owner, request.match_info["name"]))
+
+        return handle
+
+    async def _infer(self, request: web.Request, target: Target) -> web.Response:
+        pairs = _pairs(request)
+        headers = routing.travelling(pairs)
+        timeout = routing.timeout(pairs, None, self._timeout)
+        message = rest_json.decode_request(await self._body(request))
+        message.model_name, message.model_version = target.name, request.match_info.get("version", "")
+        answer = await self._inference.infer(
+            target, message, headers, request_id=request[_ID], timeout=timeout
+        )
+        response = _json(_answered(answer.message))
+        for name, value in routing.returning(answer.headers):
+            response.headers.add(name, value)
+        return response
+
+    async def _body(self, request: web.Request) -> bytes:
+        """The request's body, unpacked; TooLarge as soon as it is known to be over the limit."""
+        if _BINARY in request.headers:
+            raise InvalidInput(
+                f'tensors behind the JSON (header "{_BINARY}") are not supported; send them as JSON'
+            )
+        if (request.content_length or 0) > self._limit:
+            raise self._too_large()
+        try:
+            return await request.read()
+        except web.HTTPRequestEntityTooLarge:
+            raise self._too_large() from None
+        except web.RequestPayloadError as error:
+            raise InvalidInput(f"the request's body is malformed: {error}") from None
+
+    def _too_large(self) -> TooLarge:
+        return TooLarge(f"the request is over the limit of {self._limit} bytes")
+
+    async def _ready(self, request: web.Request, target: Target) -> web.Response:  # noqa: ARG002 - as its siblings
+        if await self._soon(self._inference.ready(target)):
+            return _document({"name": target.name, "ready": True})
+        return _error(503, f'{target.owner} "{target.name}" is not ready')
+
+    async def _metadata(self, request: web.Request, target: Target) -> web.Response:  # noqa: ARG002 - as its siblings
+        return _json(rest_json.encode_metadata(await self._soon(self._inference.metadata(target))))
+
+    async def _server_metadata(self, _: web.Request) -> web.Response:
+        return _document({"name": "millrace", "version": engine.__version__, "extensions": []})
+
+    async def _live(self, _: web.Request) -> web.Response:
+        return _document({"live": True})
+
+    async def _server_ready(self, _: web.Request) -> web.Response:
+        if await self._soon(self._inference.server_ready()):
+            return _document({"ready": True})
+        return _error(503, "the server is not ready")
+
+    async def _soon(self, answer: Awaitable[Any]) -> Any:
+        try:
+            async with asyncio.timeout(self._timeout):
+                return await answer
+        except TimeoutError:
+            raise TimedOut(f"no answer within {self._timeout:g} s") from None
+
+
+class _Http1(web.RequestHandler):
+    """aiohttp's protocol, with V2 errors for its own ones; the door knows its task and its connection."""
+
+    __slots__ = ("_rest",)
+
+    def __init__(self, rest: Rest) -> None:
+        self._rest = rest
+        loop = asyncio.get_running_loop()
+        # Without a log for accesses aiohttp makes none; its signature does not say that it takes None.
+        no_log = cast("logging.Logger", None)
+        super().__init__(rest.server, loop=loop, access_log=no_log, keepalive_timeout=_KEEP_ALIVE)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._rest.connections.opened(cast("asyncio.Transport", transport))
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        transport = self.transport
+        super().connection_lost(exc)
+        if transport is not None:
+            self._rest.connections.lost(transport)
+
+    async def start(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._rest.tasks.add(task)
+        task.add_done_callback(self._rest.tasks.discard)
+        await super().start()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer what is no HTTP request, and requests on which a handler failed by a fault of ours."""
+        if status >= 500:  # noqa: PLR2004 - the server's faults
+            logger.error("a REST call failed by a fault in the gateway", exc_info=exc)
+        if request.writer.output_size > 0:
+            raise ConnectionError("the response has been sent in part, so no error can be")
+        malformed = f"the HTTP request is malformed: {message or exc}"
+        response = _error(status, statuses.INTERNAL_TEXT if status >= 500 else malformed)  # noqa: PLR2004 - as above
+        response.headers[REQUEST_ID] = request.get(_ID) or self._rest.new_request_id()
+        response.force_close()
+        return response
+
+
+def _pairs(request: web.Request) -> routing.Pairs:
+    return tuple((name.decode("latin-1").lower(), value) for name, value in request.raw_headers)
+
+
+def _answered(message: Any) -> bytes:
+    """An answer as JSON; one that cannot be written so is the model's fault and not the caller's."""
+    try:
+        return rest_json.encode_response(message)
+    except (InvalidInput, ValueError) as error:
+        raise ModelFailed(f"the answer is no V2 response: {error}") from error
+
+
+def _json(body: bytes, status: int = 200) -> web.Response:
+    return web.Response(body=body, status=status, content_type=_JSON)
+
+
+def _document(document: dict[str, Any]) -> web.Response:
+    return _json(orjson.dumps(document))
+
+
+def _error(status: int, text: str) -> web.Response:
+    return _json(rest_json.encode_error(text), status)
+
+
+def _refusal(request: web.Request, error: web.HTTPException) -> web.Response:
+    """What aiohttp itself refuses, as a V2 error: no such path, or not with this method."""
+    if isinstance(error, web.HTTPNotFound):
+        return _error(error.status, f"no such path: {request.path}")
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        allowed = ", ".join(sorted(error.allowed_methods))
+        response = _error(error.status, f"{request.method} is not allowed here; use {allowed}")
+        response.headers["Allow"] = allowed
+        return response
+    return _error(error.status, error.reason)

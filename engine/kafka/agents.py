@@ -1,0 +1,219 @@
+"""Workers: one Faust app, and so one consumer group, per pipeline and one for all models. Batch in, plan, checkpoint out."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any
+
+from engine.errors import InvalidInput, TooLarge
+from engine.kafka.checkpoint import Checkpoints
+from engine.kafka.transport import BatchApp, Intake
+from engine.protocol import columns as col
+from engine.protocol import rest_json
+from engine.protocol.record import ERROR_STEP, INFER_TYPE, PIPELINE, STEP, Owner, header
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from engine.execution import Execution, Request
+    from engine.kafka.budget import Budget
+    from engine.kafka.checkpoint import Outlet
+    from engine.kafka.leases import Lease, Poll, TopicPartition
+    from engine.kafka.transport import ConsumerLoop
+    from engine.settings import Settings
+
+log = logging.getLogger(__name__)
+
+# Requests that are being worked on when a stop is asked for get this long to end; the rest is read again by others.
+DRAIN_SECONDS = 10.0
+
+# How long an app may take to stop before it is left behind.
+STOP_SECONDS = 10.0
+
+
+class Worker:
+    """One member of one consumer group, running the plans of its inputs topics.
+
+    Requests of plans come in by `routes`, which maps an inputs topic to its execution and may be changed between
+    polls; the topics themselves stay what they were at the start.
+    """
+
+    def __init__(
+        self,
+        group: str,
+        settings: Settings,
+        outlet: Outlet,
+        budget: Budget,
+        consumer_loop: ConsumerLoop,
+        *,
+        holds_fetches: bool,
+    ) -> None:
+        self.group = group
+        self.routes: dict[str, Execution] = {}
+        self._settings, self._budget = settings, budget
+        self.intake = Intake(consumer_loop)
+        self.checkpoints = Checkpoints(outlet, self.intake, budget, self._oversized)
+        self._app = BatchApp(group, settings, self.intake, consumer_loop, holds_fetches=holds_fetches)
+        self._draining = False
+
+    async def start(self, routes: Mapping[str, Execution]) -> None:
+        """Join the group and begin; returns when the first partitions are assigned."""
+        self.routes = dict(routes)
+        self.checkpoints.start()
+        self._app.agent(self._app.inputs(*[list(routes)]), name=self.group)(self._consume)
+        await self._app.start()
+        await self.intake.assigned.wait()
+
+    @property
+    def crashed(self) -> bool:
+        """Whether the app has fallen over; it must be replaced then."""
+        return bool(self._app.crashed)
+
+    async def stop(self) -> None:
+        """Take nothing new, finish what is being worked on within a bound, commit, leave the group."""
+        self._draining = True
+        try:
+            await asyncio.wait_for(self._drain(), DRAIN_SECONDS)
+        except TimeoutError:
+            log.warning("group %s: requests were still running when it stopped; they will be read again", self.group)
+        for execution in set(self.routes.values()):
+            execution.cancel()
+        try:
+            await asyncio.wait_for(self._app.stop(), STOP_SECONDS)
+        except TimeoutError:
+            log.warning("group %s did not leave in time", self.group)
+        await self.checkpoints.stop()
+
+    async def _drain(self) -> None:
+        for execution in set(self.routes.values()):
+            await execution.drain()
+        await self.checkpoints.drain()
+
+    async def _consume(self, stream: Any) -> None:
+        async for event in stream.events():
+            await self._budget.room()
+            await self.take(event.value)
+
+    async def take(self, polled: Mapping[TopicPartition, Poll]) -> None:
+        """One poll, all partitions."""
+        if self._draining:
+            return
+        work, gap = self.intake.take(polled)
+        for lease, records in work:
+            self._begin(lease, records)
+        if gap:
+            await self.intake.place()
+
+    def _begin(self, lease: Lease, records: Sequence[Any]) -> None:
+        """Start what of these records is for us, as columns of requests that agree."""
+        execution = self.routes.get(lease.partition.topic)
+        mine = [] if execution is None else [record for record in records if _is_for(execution, record.headers)]
+        lease.watermark.take([record.offset for record in mine], records[-1].offset + 1)
+        if execution is None or not mine:
+            self.checkpoints.skipped()
+            return
+        requests = [self._request(execution, lease, record) for record in mine]
+        self._budget.take(sum(request.size for request in requests))
+        groups, refused = decode([(record.value or b"", header(record.headers, INFER_TYPE)) for record in mine])
+        for group in groups:
+            members = [requests[row] for row in group.rows]
+            for request in members:
+                request.json = group.json
+            execution.begin(members, group.columns)
+        for row, error in refused:
+            execution.refuse(requests[row], error)
+
+    def _request(self, execution: Execution, lease: Lease, record: Any) -> Request:
+        size = len(record.value or b"")
+        return execution.new_request(lease, record.partition, record.offset, record.key, record.headers, size)
+
+    def _oversized(self, request: Request) -> None:
+        execution: Execution = request.execution
+        execution.replace(request, TooLarge("a record of this request is larger than its topic on the broker takes"))
+
+
+def _is_for(execution: Execution, headers: Sequence[tuple[str, bytes | None]]) -> bool:
+    """Whether a record on an inputs topic is a request for its owner.
+
+    Passed over: what pipelines write of their steps, what names another pipeline, and errors of others.
+    """
+    for name, value in headers:
+        if name in (STEP, ERROR_STEP):
+            return False
+        if name == PIPELINE and execution.owner is Owner.PIPELINE and value != execution.name_bytes:
+            return False
+    return True
+
+
+class Group:
+    """Rows of a poll that agree: their numbers, columns, and whether they came as JSON."""
+
+    __slots__ = ("columns", "json", "rows")
+
+    def __init__(self, rows: list[int], columns: col.Columns, *, json: bool) -> None:
+        self.rows, self.columns, self.json = rows, columns, json
+
+
+def decode(values: Sequence[tuple[bytes, str | None]]) -> tuple[list[Group], list[tuple[int, InvalidInput]]]:
+    """Record values with their `seldon-infer-type` as columns, and the rows that are refused.
+
+    Without a type a value is a protobuf request, else a protobuf response, else JSON, whichever parses first.
+    """
+    by_type: dict[str | None, list[int]] = {}
+    for row, (_, infer_type) in enumerate(values):
+        by_type.setdefault(infer_type.lower() if infer_type else None, []).append(row)
+    groups: list[Group] = []
+    refused: list[tuple[int, InvalidInput]] = []
+    for infer_type, rows in by_type.items():
+        raw = [values[row][0] for row in rows]
+        if infer_type is None:
+            found, left = _guess(raw)
+        elif infer_type in _READERS:
+            kind, json = _READERS[infer_type]
+            found, left = (_from_json if json else _from_protobuf)(raw, kind)
+        else:
+            known = ", ".join(INFER_TYPES)
+            error = InvalidInput(f'header {INFER_TYPE} is "{infer_type}"; known are {known}')
+            found, left = [], [(row, error) for row in range(len(raw))]
+        groups += [Group([rows[row] for row in group.rows], group.columns, json=group.json) for group in found]
+        refused += [(rows[row], error) for row, error in left]
+    return groups, refused
+
+
+INFER_TYPES = ("json/inferModelRequest", "json/inferModelResponse", "proto/InferModelRequest", "proto/InferModelResponse")
+_READERS = {
+    name.lower(): (col.REQUEST if name.endswith("Request") else col.RESPONSE, name.startswith("json"))
+    for name in INFER_TYPES
+}
+
+_Decoded = tuple[list[Group], list[tuple[int, InvalidInput]]]
+
+
+def _from_protobuf(values: Sequence[bytes], kind: col.Kind) -> _Decoded:
+    groups, refused = col.decode(values, kind)
+    return [Group(rows, columns, json=False) for rows, columns in groups], list(refused)
+
+
+def _from_json(values: Sequence[bytes], kind: col.Kind) -> _Decoded:
+    groups: list[Group] = []
+    refused: list[tuple[int, InvalidInput]] = []
+    read = rest_json.decode_request if kind is col.REQUEST else rest_json.decode_response
+    for row, value in enumerate(values):
+        try:
+            groups.append(Group([row], col.from_message(read(value), kind), json=True))
+        except InvalidInput as error:
+            refused.append((row, error))
+    return groups, refused
+
+
+def _guess(values: Sequence[bytes]) -> _Decoded:
+    groups, refused = _from_protobuf(values, col.REQUEST)
+    left = []
+    for row, error in refused:
+        value = values[row]
+        found, problems = _from_json([value], col.REQUEST) if value[:1] == b"{" else _from_protobuf([value], col.RESPONSE)
+        groups += [Group([row], group.columns, json=group.json) for group in found]
+        # When it is none of them, what a request lacked is what its writer wants to know.
+        left += [(row, problem if value[:1] == b"{" else error) for _, problem in problems]
+    return groups, left

@@ -1,0 +1,192 @@
+"""Checkpoints: the records of finished requests, and then the offsets that they free.
+
+At least once: outputs are acknowledged by the broker before the offset moves, so a crash in between runs requests
+again and loses none. One checkpoint is written at a time; what finishes meanwhile is the next one, so that a lone
+request is written at once and a busy worker writes many with one round trip.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any
+
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError
+
+from engine.kafka import client
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from aiokafka import AIOKafkaProducer
+
+    from engine.execution import Request
+    from engine.kafka.budget import Budget
+    from engine.kafka.transport import Intake
+    from engine.settings import Settings
+
+log = logging.getLogger(__name__)
+
+# A broker that refuses or is away is asked again after this long; requests wait and nothing is lost.
+RETRY_SECONDS = 0.5
+
+# Offsets need no hurry once outputs are written: they only bound what a crash runs again.
+COMMIT_INTERVAL = 0.1
+
+
+class Outlet:
+    """The producer that all checkpoints of a process share; made anew when it breaks."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._producer: AIOKafkaProducer | None = None
+        self._making = asyncio.Lock()
+
+    async def start(self) -> None:
+        """Connect; BrokerUnavailable when the broker does not answer."""
+        producer = client.new_producer(self._settings)
+        await client.start(producer, self._settings)
+        self._producer = producer
+
+    async def stop(self) -> None:
+        """Flush and close."""
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            await producer.stop()
+
+    async def producer(self) -> AIOKafkaProducer:
+        """The producer of now."""
+        async with self._making:
+            if self._producer is None:
+                await self.start()
+            assert self._producer is not None
+            return self._producer
+
+    async def renew(self, broken: AIOKafkaProducer) -> None:
+        """Leave a broken producer behind: after some errors aiokafka's never recovers."""
+        async with self._making:
+            if self._producer is not broken:
+                return
+            self._producer = None
+        try:
+            await asyncio.wait_for(broken.stop(), client.CONNECT_TIMEOUT)
+        except (KafkaError, TimeoutError, OSError) as error:
+            log.warning("a broken producer did not stop: %s", error)
+
+    async def write(self, requests: Sequence[Request]) -> None:
+        """Write all records of these requests and wait until each is acknowledged. Raises KafkaError."""
+        producer = await self.producer()
+        batches: dict[tuple[str, int], list[Any]] = {}
+        for request in requests:
+            key = request.key
+            for topic, partition, value, headers in request.records:
+                builders = batches.get((topic, partition))
+                if builders is None:
+                    builders = batches[topic, partition] = [producer.create_batch()]
+                if builders[-1].append(timestamp=None, key=key, value=value, headers=headers) is None:
+                    builders.append(producer.create_batch())
+                    builders[-1].append(timestamp=None, key=key, value=value, headers=headers)
+        try:
+            await asyncio.gather(*(_send(producer, *place, builders) for place, builders in batches.items()))
+        except MessageSizeTooLargeError:
+            raise
+        except KafkaError:
+            await self.renew(producer)
+            raise
+
+
+async def _send(producer: AIOKafkaProducer, topic: str, partition: int, builders: Iterable[Any]) -> None:
+    for builder in builders:
+        builder.close()
+        await (await producer.send_batch(builder, topic, partition=partition))
+
+
+class Checkpoints:
+    """The checkpoints of one worker.
+
+    oversized   told of a request whose records the broker will not take; puts an error in their place
+    """
+
+    def __init__(
+        self, outlet: Outlet, intake: Intake, budget: Budget, oversized: Callable[[Request], None]
+    ) -> None:
+        self._outlet, self._intake, self._budget, self._oversized = outlet, intake, budget, oversized
+        self._pending: list[Request] = []
+        self._wake, self._moved = asyncio.Event(), asyncio.Event()
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Begin to write what is finished."""
+        self._tasks = [asyncio.create_task(self._write_loop()), asyncio.create_task(self._commit_loop())]
+
+    async def stop(self) -> None:
+        """End; what is not written is read again by whoever gets the partitions."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def finished(self, requests: Sequence[Request]) -> None:
+        """These requests are done: write their records, then free their offsets."""
+        self._pending.extend(requests)
+        self._empty.clear()
+        self._wake.set()
+
+    def skipped(self) -> None:
+        """Records were passed over: their offsets may be committed when there is time."""
+        self._moved.set()
+
+    async def drain(self) -> None:
+        """Wait until all that is finished is written and committed."""
+        await self._empty.wait()
+        await self._intake.commit()
+
+    async def _write_loop(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            requests, self._pending = self._pending, []
+            # A lost partition's requests are its new owner's: writing them here would only double them.
+            held = [request for request in requests if request.origin.held]  # type: ignore[attr-defined]
+            await self._write(held)
+            for request in held:
+                request.origin.watermark.finish(request.offset)  # type: ignore[attr-defined]
+            self._budget.give(sum(request.size for request in requests))
+            self._moved.set()
+            if not self._pending:
+                self._empty.set()
+
+    async def _write(self, requests: Sequence[Request]) -> None:
+        """Write until it is done: a broker that is away is waited for."""
+        while requests:
+            try:
+                await self._outlet.write(requests)
+            except MessageSizeTooLargeError:
+                await self._write_one_by_one(requests)
+            except Exception as error:  # noqa: BLE001  whatever the broker's client raises, nothing may be lost
+                log.warning("could not write %d requests, trying again: %s", len(requests), error or type(error).__name__)
+                await asyncio.sleep(RETRY_SECONDS)
+                requests = [request for request in requests if request.origin.held]  # type: ignore[attr-defined]
+                continue
+            return
+
+    async def _write_one_by_one(self, requests: Sequence[Request]) -> None:
+        """Find out whose record is too large for its topic, and give its caller an error instead."""
+        if len(requests) == 1:
+            self._oversized(requests[0])
+            await self._write(requests)
+            return
+        for request in requests:
+            await self._write([request])
+
+    async def _commit_loop(self) -> None:
+        while True:
+            await self._moved.wait()
+            self._moved.clear()
+            try:
+                await self._intake.commit()
+            except KafkaError as error:
+                log.warning("could not commit offsets, trying again: %s", error or type(error).__name__)
+                self._moved.set()
+            await asyncio.sleep(COMMIT_INTERVAL)

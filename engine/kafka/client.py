@@ -1,0 +1,171 @@
+"""Connections to a broker from Settings: producers, readers by assignment, topics."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+
+from engine.errors import BrokerUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from engine.settings import Settings
+
+# A broker that does not answer in this time while we start is told of, not waited for.
+CONNECT_TIMEOUT = 20.0
+
+# Room for what a record has beside its value: key, headers, and the batch around it.
+OVERHEAD_BYTES = 1024 * 1024
+
+# One batch per partition and checkpoint is enough of a unit; larger ones only cost memory.
+BATCH_BYTES = 512 * 1024
+
+# aiokafka waits this long after CONCURRENT_TRANSACTIONS and other retriable errors; its default of 100 ms is a
+# caller's whole patience.
+RETRY_BACKOFF_MS = 10
+
+# Answers are useless to callers who have gone; this only bounds what lies on the disk.
+REPLIES_RETENTION_MS = 10 * 60 * 1000
+
+# CreatePartitions: every Apache Kafka since 1.0 has it, the embedded broker has not.
+_CREATE_PARTITIONS = 37
+
+
+def connection(settings: Settings) -> dict[str, Any]:
+    """What every client needs to reach the broker."""
+    return {"bootstrap_servers": settings.kafka_broker.split(","), "client_id": settings.topic_prefix}
+
+
+def new_producer(settings: Settings) -> AIOKafkaProducer:
+    """A producer whose records are acknowledged by all replicas; start it before use."""
+    return AIOKafkaProducer(
+        **connection(settings),
+        acks="all",
+        linger_ms=0,
+        max_batch_size=BATCH_BYTES,
+        max_request_size=settings.max_message_bytes + OVERHEAD_BYTES,
+        retry_backoff_ms=RETRY_BACKOFF_MS,
+    )
+
+
+def new_reader(settings: Settings, *, fetch_wait_ms: int = 500) -> AIOKafkaConsumer:
+    """A consumer in no group: give it partitions by `assign`. It reads what is committed."""
+    return AIOKafkaConsumer(
+        **connection(settings),
+        group_id=None,
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        isolation_level="read_committed",
+        fetch_max_wait_ms=fetch_wait_ms,
+        fetch_max_bytes=settings.max_message_bytes + OVERHEAD_BYTES,
+        max_partition_fetch_bytes=settings.max_message_bytes + OVERHEAD_BYTES,
+        retry_backoff_ms=RETRY_BACKOFF_MS,
+    )
+
+
+async def start(client: Any, settings: Settings) -> None:
+    """Start a client; BrokerUnavailable when the broker does not answer in time."""
+    try:
+        await asyncio.wait_for(client.start(), CONNECT_TIMEOUT)
+    except (KafkaError, TimeoutError, OSError) as error:
+        # A client that failed to start holds connections all the same.
+        await client.stop() if hasattr(client, "stop") else await client.close()
+        raise unavailable(settings, error) from error
+
+
+def unavailable(settings: Settings, error: Exception) -> BrokerUnavailable:
+    """The error for a broker that does not answer."""
+    reason = str(error) or type(error).__name__
+    return BrokerUnavailable(
+        f"no Kafka broker answers at {settings.kafka_broker} ({reason}); start it, or name another by --kafka-broker"
+    )
+
+
+class Topology:
+    """Creates topics and tells how many partitions there are. One admin connection, opened by `start`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._admin = AIOKafkaAdminClient(**connection(settings))
+        self._known: dict[str, int] = {}
+        self._lock = asyncio.Lock()
+        self.holds_fetches = False
+
+    async def start(self) -> None:
+        """Connect. `holds_fetches` then says whether the broker answers a fetch only when its wait is over."""
+        await start(self._admin, self._settings)
+        client = self._admin._client  # noqa: SLF001  the only way to what the broker's ApiVersions said
+        node = client.get_random_node()
+        connection_ = await client._get_conn(node)  # noqa: SLF001  see above
+        self.holds_fetches = _CREATE_PARTITIONS not in connection_._versions  # noqa: SLF001  see above
+
+    async def stop(self) -> None:
+        """Close the connection."""
+        await self._admin.close()
+
+    async def ensure(self, names: Iterable[str]) -> None:
+        """Create the topics that are not there yet, with the namespace's number of partitions.
+
+        Raises BrokerUnavailable when one exists with another number: requests keep their partition number from
+        topic to topic, and joins need equal counts.
+        """
+        await self._create({name: {} for name in names}, self._settings.partitions)
+
+    async def ensure_compacted(self, *names: str) -> None:
+        """Create topics of one partition that keep the last record of each key."""
+        await self._create({name: {"cleanup.policy": "compact"} for name in names}, 1)
+
+    async def ensure_replies(self, name: str) -> None:
+        """Create the topic of answers to waiting callers, kept for minutes."""
+        await self._create({name: {"retention.ms": str(REPLIES_RETENTION_MS)}}, self._settings.partitions)
+
+    async def partitions(self, names: Iterable[str]) -> dict[str, int]:
+        """The number of partitions of those topics that exist.
+
+        Asking for a topic by its name may create it (the embedded broker always does), so only the listed are asked for.
+        """
+        listed = set(await self._admin.list_topics())
+        existing = [name for name in names if name in listed]
+        found = await self._admin.describe_topics(existing) if existing else []
+        return {topic["topic"]: len(topic["partitions"]) for topic in found if not topic["error_code"]}
+
+    async def _create(self, wanted: Mapping[str, Mapping[str, str]], partitions: int) -> None:
+        async with self._lock:
+            missing = {name: configs for name, configs in wanted.items() if name not in self._known}
+            if not missing:
+                return
+            try:
+                existing = await self.partitions(missing)
+                await self._create_missing({n: c for n, c in missing.items() if n not in existing}, partitions)
+            except (KafkaError, OSError) as error:
+                raise unavailable(self._settings, error) from error
+            for name, count in existing.items():
+                if count != partitions:
+                    raise BrokerUnavailable(
+                        f"topic {name} has {count} partitions and the namespace {partitions}; "
+                        f"set --partitions {count}, or delete the topic"
+                    )
+            self._known.update(dict.fromkeys(missing, partitions))
+
+    async def _create_missing(self, missing: Mapping[str, Mapping[str, str]], partitions: int) -> None:
+        if not missing:
+            return
+        largest = str(self._settings.max_message_bytes + OVERHEAD_BYTES)
+        topics = [
+            NewTopic(
+                name=name,
+                num_partitions=partitions,
+                replication_factor=self._settings.replication_factor,
+                topic_configs={"max.message.bytes": largest, **configs},
+            )
+            for name, configs in missing.items()
+        ]
+        answer = await self._admin.create_topics(topics)
+        for name, code, *_ in answer.topic_errors:
+            if code not in (0, TopicAlreadyExistsError.errno):
+                raise BrokerUnavailable(f"the broker refused to create topic {name}: {for_code(code).__name__}")

@@ -1,0 +1,435 @@
+"""V2 REST bodies: JSON to messages and back.
+
+A body is read into a message with raw contents, so that REST and gRPC requests are one thing from here on.
+Numbers keep all their bits, those of 64 bits too. What JSON cannot say is said as follows: NaN and infinities
+are written as `null` and read from `null` (NaN), `"NaN"`, `"Infinity"` and `"-Infinity"`. The elements of a
+BYTES tensor are text in requests unless its parameter `content_type` is `base64`, and base64 in answers
+unless that is one of `TEXT`.
+
+Elements are checked through the set of their types and numpy, one by one only when there is a fault to name:
+a million numbers take about a tenth of a second.
+"""
+
+from __future__ import annotations
+
+import base64
+from itertools import chain
+from types import NoneType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+import orjson
+
+from engine.errors import InvalidInput
+from engine.protocol import tensors
+from engine.protocol.columns import REQUEST, RESPONSE, check_raw_count
+from engine.protocol.messages import ModelInferRequest, ModelInferResponse
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from engine.protocol.columns import Kind
+    from engine.protocol.tensors import Datatype
+
+# Values of `content_type` that make the elements of a BYTES tensor text in an answer.
+TEXT = frozenset({"str", "string", "datetime"})
+
+_CONTENT_TYPE = "content_type"
+_BASE64 = "base64"
+
+_TYPE_NAMES: dict[type, str] = {
+    dict: "an object",
+    list: "an array",
+    str: "a string",
+    bool: "a boolean",
+    int: "a number",
+    float: "a number",
+    NoneType: "null",
+}
+
+_NOT_FINITE = {None: np.nan, "NaN": np.nan, "Infinity": np.inf, "-Infinity": -np.inf}
+
+_MAX_INT64 = (1 << 63) - 1
+
+# Whole numbers up to here are exact when JSON writes them with a point or an exponent.
+_MAX_EXACT = float(1 << 53)
+
+# How much of a wrong value an error quotes.
+_QUOTED = 40
+
+
+def decode_request(body: bytes) -> Any:
+    """The body of an infer call as a `ModelInferRequest` with raw contents.
+
+    InvalidInput names the tensor, what was expected and what was found. Members that are `null` count as
+    absent, since MLServer's client writes every member it knows; unknown members are passed over.
+    """
+    document = _document(body)
+    message = ModelInferRequest(id=_optional_text(document, "id", "the request"))
+    _read_parameters(document, message.parameters, "the request")
+    inputs = _objects(document, "inputs", "the request")
+    if not inputs:
+        raise InvalidInput("the request has no inputs")
+    for number, item in enumerate(inputs):
+        _read_tensor(item, f"input {number}", message, REQUEST, _text_in_request)
+    outputs = [] if document.get("outputs") is None else _objects(document, "outputs", "the request")
+    for number, item in enumerate(outputs):
+        output = message.outputs.add(name=_name(item, f"output {number}"))
+        _read_parameters(item, output.parameters, f'output "{output.name}"')
+    _refuse_repeated(message.inputs, "input")
+    _refuse_repeated(message.outputs, "output")
+    return message
+
+
+def decode_response(body: bytes, *, text: bool = False) -> Any:
+    """An answer as a `ModelInferResponse` with raw contents.
+
+    BYTES are read as `encode_response` writes them. With `text`, all are text but those whose `content_type`
+    is base64: so other V2 servers write them. InvalidInput names the tensor, what was expected and what was
+    found.
+    """
+    document = _document(body)
+    message = ModelInferResponse()
+    for member in ("model_name", "model_version", "id"):
+        setattr(message, member, _optional_text(document, member, "the response"))
+    _read_parameters(document, message.parameters, "the response")
+    as_text = _text_in_request if text else _text_in_response
+    for number, item in enumerate(_objects(document, "outputs", "the response")):
+        _read_tensor(item, f"output {number}", message, RESPONSE, as_text)
+    return message
+
+
+def encode_request(message: Any) -> bytes:
+    """A `ModelInferRequest`, with raw or typed contents, as the body of a REST call.
+
+    BYTES tensors that are not UTF-8 throughout get the parameter `content_type` `base64`. InvalidInput when
+    contents do not fill their shapes.
+    """
+    document: dict[str, Any] = {"id": message.id} if message.id else {}
+    _write_parameters(message, document)
+    document["inputs"] = [_tensor(item, raw, _text_in_request) for item, raw in _contents(message, REQUEST)]
+    if message.outputs:
+        document["outputs"] = [_requested(output) for output in message.outputs]
+    return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def encode_response(message: Any) -> bytes:
+    """A `ModelInferResponse`, with raw or typed contents, as the body of a REST answer.
+
+    BYTES whose `content_type` says text and that are not UTF-8 are written as base64, and it then says so.
+    InvalidInput when contents do not fill their shapes.
+    """
+    document: dict[str, Any] = {"model_name": message.model_name}
+    if message.model_version:
+        document["model_version"] = message.model_version
+    if message.id:
+        document["id"] = message.id
+    _write_parameters(message, document)
+    document["outputs"] = [
+        _tensor(item, raw, _text_in_response) for item, raw in _contents(message, RESPONSE)
+    ]
+    return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def encode_error(text: str) -> bytes:
+    """The V2 error object."""
+    # A text that came in by a header may hold what UTF-8 cannot say.
+    return orjson.dumps({"error": text.encode("utf-8", "replace").decode()})
+
+
+def encode_metadata(message: Any) -> bytes:
+    """A `ModelMetadataResponse` as the body of a REST answer."""
+    return orjson.dumps(
+        {
+            "name": message.name,
+            "versions": message.versions[:],
+            "platform": message.platform,
+            "inputs": [_described(item) for item in message.inputs],
+            "outputs": [_described(item) for item in message.outputs],
+        }
+    )
+
+
+# Whether the elements of a BYTES tensor stand as text; reading and writing ask the same question.
+
+
+def _text_in_request(content_type: object) -> bool:
+    return content_type != _BASE64
+
+
+def _text_in_response(content_type: object) -> bool:
+    return content_type in TEXT
+
+
+# Reading: members of objects.
+
+
+def _document(body: bytes) -> dict[str, Any]:
+    if not body.strip():
+        raise InvalidInput("the body is empty; expected a JSON object")
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise InvalidInput(f"the body is not JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise InvalidInput(f"the body is {_TYPE_NAMES[type(document)]}; expected a JSON object")
+    return document
+
+
+def _member(item: dict[str, Any], name: str, wanted: type, place: str) -> Any:
+    value = item.get(name)
+    if value is None:
+        raise InvalidInput(f'{place} has no "{name}"; expected {_TYPE_NAMES[wanted]}')
+    if type(value) is not wanted:
+        raise InvalidInput(f'{place} has {_quoted(value)} as "{name}"; expected {_TYPE_NAMES[wanted]}')
+    return value
+
+
+def _optional_text(item: dict[str, Any], name: str, place: str) -> str:
+    return "" if item.get(name) is None else str(_member(item, name, str, place))
+
+
+def _objects(item: dict[str, Any], name: str, place: str) -> list[dict[str, Any]]:
+    entries: list[dict[str, Any]] = _member(item, name, list, place)
+    for number, entry in enumerate(entries):
+        if type(entry) is not dict:
+            raise InvalidInput(
+                f'{place} has {_quoted(entry)} as entry {number} of "{name}"; expected an object'
+            )
+    return entries
+
+
+def _name(item: dict[str, Any], place: str) -> str:
+    name = str(_member(item, "name", str, place))
+    if not name:
+        raise InvalidInput(f'{place} has an empty "name"')
+    return name
+
+
+def _refuse_repeated(items: Any, what: str) -> None:
+    seen: set[str] = set()
+    for item in items:
+        if item.name in seen:
+            raise InvalidInput(f'{what} "{item.name}" stands twice in the request; names must differ')
+        seen.add(item.name)
+
+
+def _read_parameters(item: dict[str, Any], parameters: Any, place: str) -> None:
+    if item.get("parameters") is None:
+        return
+    for name, value in _member(item, "parameters", dict, place).items():
+        if value is None:
+            continue
+        if isinstance(value, (list, dict)):
+            expected = "a string, a number or a boolean"
+            raise InvalidInput(f'{place} has {_quoted(value)} as parameter "{name}"; expected {expected}')
+        setattr(parameters[name], _choice(value), value)
+
+
+def _choice(value: object) -> str:
+    """The member of `InferParameter` that holds a value of JSON."""
+    if isinstance(value, bool):
+        return "bool_param"
+    if isinstance(value, int):
+        return "int64_param" if value <= _MAX_INT64 else "uint64_param"
+    return "double_param" if isinstance(value, float) else "string_param"
+
+
+def _quoted(value: object) -> str:
+    # orjson reads deeper nesting than it writes.
+    if isinstance(value, (list, dict)):
+        return _TYPE_NAMES[type(value)]
+    text = orjson.dumps(value).decode()
+    return text if len(text) <= _QUOTED else f"{text[:_QUOTED]}…"
+
+
+# Reading: tensors.
+
+
+def _read_tensor(
+    item: dict[str, Any], place: str, message: Any, kind: Kind, as_text: Callable[[object], bool]
+) -> None:
+    name = _name(item, place)
+    place = f'tensor "{name}"'
+    datatype = tensors.datatype(_member(item, "datatype", str, place), name)
+    shape = _shape(item, name)
+    tensor = getattr(message, kind.tensors).add(name=name, datatype=datatype.name, shape=shape)
+    _read_parameters(item, tensor.parameters, place)
+    elements = _flatten(_member(item, "data", list, place), name)
+    count = tensors.element_count(shape, name)
+    if len(elements) != count:
+        raise InvalidInput(
+            f"{place} has {len(elements)} elements in data; {datatype.name} {shape} takes {count}"
+        )
+    text = datatype.dtype is not None or as_text(_content_type(tensor))
+    getattr(message, kind.raw).append(_raw(elements, datatype, name, text=text))
+
+
+def _content_type(tensor: Any) -> str:
+    # Asking a protobuf map for what it lacks would put it there.
+    present = _CONTENT_TYPE in tensor.parameters
+    return str(tensor.parameters[_CONTENT_TYPE].string_param) if present else ""
+
+
+def _shape(item: dict[str, Any], tensor: str) -> list[int]:
+    shape: list[int] = _member(item, "shape", list, f'tensor "{tensor}"')
+    for size in shape:
+        if type(size) is not int or size < 0:
+            found = _quoted(size)
+            raise InvalidInput(f'tensor "{tensor}" has the dimension {found}; expected a whole number from 0')
+    tensors.element_count(shape, tensor)
+    return shape
+
+
+def _flatten(data: list[Any], tensor: str) -> list[Any]:
+    """Nested lists as one, row by row; InvalidInput when they are ragged."""
+    level = data
+    # Each turn copies the level below, which the parser's own bound of 1,024 levels would make costly.
+    for _ in range(tensors.MAX_DIMENSIONS + 1):
+        types = set(map(type, level))
+        if list not in types:
+            return level
+        if types != {list}:
+            raise InvalidInput(f'tensor "{tensor}" has ragged data: elements stand beside nested arrays')
+        lengths = sorted(set(map(len, level)))
+        if len(lengths) > 1:
+            found = f"nested arrays of {lengths[0]} and of {lengths[-1]} stand side by side"
+            raise InvalidInput(f'tensor "{tensor}" has ragged data: {found}')
+        level = list(chain.from_iterable(level))
+    raise InvalidInput(f'tensor "{tensor}" has data nested deeper than {tensors.MAX_DIMENSIONS} arrays')
+
+
+def _raw(elements: list[Any], datatype: Datatype, tensor: str, *, text: bool) -> bytes:
+    if datatype.dtype is None:
+        _require(elements, {str}, "strings", datatype, tensor)
+        encoded = map(str.encode, elements) if text else _from_base64(elements, tensor)
+        return tensors.join_bytes(encoded)
+    return tensors.raw_of(_numbers(elements, datatype, tensor), datatype)
+
+
+def _numbers(elements: list[Any], datatype: Datatype, tensor: str) -> NDArray[Any]:
+    assert datatype.dtype is not None
+    if datatype.dtype.kind == "b":
+        _require(elements, {bool}, "true or false", datatype, tensor)
+        return np.array(elements, dtype=datatype.dtype)
+    if datatype.contents in ("fp32_contents", "fp64_contents"):
+        return _floats(elements, datatype, tensor)
+    return _integers(elements, datatype, tensor)
+
+
+def _floats(elements: list[Any], datatype: Datatype, tensor: str) -> NDArray[Any]:
+    if not set(map(type, elements)) <= {int, float}:
+        # Only null and text may be looked up: a dict could not be, and True would be found as 1.
+        elements = [_NOT_FINITE.get(e, e) if isinstance(e, (NoneType, str)) else e for e in elements]
+        expected = 'numbers, null, "NaN", "Infinity" or "-Infinity"'
+        _require(elements, {int, float}, expected, datatype, tensor)
+    return tensors.in_range(np.array(elements, dtype=np.float64), datatype, tensor)
+
+
+def _integers(elements: list[Any], datatype: Datatype, tensor: str) -> NDArray[Any]:
+    if not set(map(type, elements)) <= {int}:
+        elements = [int(e) if _is_whole(e) else e for e in elements]
+        _require(elements, {int}, "whole numbers of at most 64 bits", datatype, tensor)
+    assert datatype.dtype is not None
+    limits = np.iinfo(datatype.dtype)
+    # numpy before 2.0 wraps what does not fit.
+    if elements and (min(elements) < limits.min or max(elements) > limits.max):
+        worst = next(e for e in elements if not limits.min <= e <= limits.max)
+        raise InvalidInput(
+            f'tensor "{tensor}" is {datatype.name} and cannot hold {worst}; '
+            f"it takes {limits.min} to {limits.max}"
+        )
+    return np.array(elements, dtype=datatype.dtype)
+
+
+def _is_whole(element: object) -> bool:
+    return isinstance(element, float) and element.is_integer() and abs(element) <= _MAX_EXACT
+
+
+def _require(
+    elements: Sequence[object], allowed: Collection[type], expected: str, datatype: Datatype, tensor: str
+) -> None:
+    if set(map(type, elements)) <= set(allowed):
+        return
+    number, found = next(pair for pair in enumerate(elements) if type(pair[1]) not in allowed)
+    raise InvalidInput(
+        f'tensor "{tensor}" is {datatype.name} and takes {expected}; element {number} is {_quoted(found)}'
+    )
+
+
+def _from_base64(elements: list[str], tensor: str) -> list[bytes]:
+    try:
+        return [base64.b64decode(element, validate=True) for element in elements]
+    except ValueError:
+        _refuse_base64(elements, tensor)
+
+
+def _refuse_base64(elements: list[str], tensor: str) -> NoReturn:
+    for number, element in enumerate(elements):
+        try:
+            base64.b64decode(element, validate=True)
+        except ValueError as error:
+            found = f"element {number} is {_quoted(element)} ({error})"
+            raise InvalidInput(f'tensor "{tensor}" is BYTES in base64; {found}') from None
+    raise AssertionError(elements)
+
+
+# Writing.
+
+
+def _contents(message: Any, kind: Kind) -> Iterator[tuple[Any, bytes]]:
+    """The tensors of a message with their raw contents, checked."""
+    items, raws = getattr(message, kind.tensors), getattr(message, kind.raw)
+    check_raw_count(len(items), len(raws), kind)
+    for number, item in enumerate(items):
+        datatype = tensors.datatype(item.datatype, item.name)
+        if raws:
+            tensors.check_raw(raws[number], datatype, item.shape, item.name)
+            yield item, raws[number]
+        else:
+            yield item, tensors.typed_to_raw(item.contents, datatype, item.shape, item.name)
+
+
+def _tensor(item: Any, raw: bytes, as_text: Callable[[object], bool]) -> dict[str, Any]:
+    datatype = tensors.DATATYPES[item.datatype]
+    parameters = _parameters(item.parameters)
+    if datatype.dtype is None:
+        data: Any = _bytes_data(tensors.split_bytes(raw), parameters, as_text)
+    else:
+        data = tensors.array_of(raw, datatype, (-1,))
+    written = {"name": item.name, "shape": item.shape[:], "datatype": item.datatype, "data": data}
+    return {**written, "parameters": parameters} if parameters else written
+
+
+def _bytes_data(
+    elements: list[bytes], parameters: dict[str, Any], as_text: Callable[[object], bool]
+) -> list[str]:
+    if as_text(parameters.get(_CONTENT_TYPE)):
+        try:
+            return [element.decode() for element in elements]
+        except UnicodeDecodeError:
+            parameters[_CONTENT_TYPE] = _BASE64
+    return [base64.b64encode(element).decode() for element in elements]
+
+
+def _write_parameters(message: Any, document: dict[str, Any]) -> None:
+    if parameters := _parameters(message.parameters):
+        document["parameters"] = parameters
+
+
+def _parameters(parameters: Any) -> dict[str, Any]:
+    """Parameters as JSON has them, in the order of their names: a protobuf map has none."""
+    chosen = {name: parameters[name].WhichOneof("parameter_choice") for name in sorted(parameters)}
+    return {name: getattr(parameters[name], choice) for name, choice in chosen.items() if choice}
+
+
+def _requested(output: Any) -> dict[str, Any]:
+    document: dict[str, Any] = {"name": output.name}
+    _write_parameters(output, document)
+    return document
+
+
+def _described(item: Any) -> dict[str, Any]:
+    return {"name": item.name, "datatype": item.datatype, "shape": item.shape[:]}

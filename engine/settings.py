@@ -1,0 +1,133 @@
+"""One frozen Settings: flag, then environment, then default. Each field tells what it means and who reads it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+from engine.errors import InvalidSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+GUARANTEES = ("at_least_once", "exactly_once")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that can be set.
+
+    kafka_broker            HOST:PORT[,HOST:PORT] of the broker; empty: `up` starts the embedded one
+    kafka_listen            where the embedded broker listens; only on this machine
+    listen                  where the gateway listens
+    namespace, topic_prefix parts of every topic, group and transactional id
+    partitions              of each topic of a namespace, as joins need equal counts
+    replication_factor      of topics that we create
+    request_timeout         seconds a caller waits at most, and a model's call takes at most
+    max_message_bytes       of one request or answer: REST body, gRPC message, Kafka record
+    max_in_flight           synchronous calls that wait at once in one gateway; the next one gets 429
+    budget_bytes            of requests that one process has fetched and not finished; then it stops fetching
+    session_timeout         seconds after which a silent worker's partitions go to others
+    processing_guarantee    at_least_once; exactly_once comes with its own checkpoints
+    allow_pickle            load artefacts that unpickle from anywhere, not only beside a named resource file
+    log_level               of the product's own log lines
+    """
+
+    kafka_broker: str = ""
+    kafka_listen: str = "127.0.0.1:9092"
+    listen: str = "127.0.0.1:9000"
+    namespace: str = "default"
+    topic_prefix: str = "seldon"
+    partitions: int = 8
+    replication_factor: int = 1
+    request_timeout: float = 30.0
+    max_message_bytes: int = 100 * 1024 * 1024
+    max_in_flight: int = 4096
+    budget_bytes: int = 256 * 1024 * 1024
+    session_timeout: float = 6.0
+    processing_guarantee: str = "at_least_once"
+    allow_pickle: bool = False
+    log_level: str = "WARNING"
+
+    def __post_init__(self) -> None:
+        for name in ("partitions", "replication_factor", "max_message_bytes", "max_in_flight", "budget_bytes"):
+            if getattr(self, name) < 1:
+                raise InvalidSettings(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("request_timeout", "session_timeout"):
+            if not getattr(self, name) > 0:
+                raise InvalidSettings(f"{name} is {getattr(self, name)}; it must be more than 0 seconds")
+        for name in ("namespace", "topic_prefix"):
+            self._check_topic_part(name)
+        if self.processing_guarantee not in GUARANTEES:
+            raise InvalidSettings(
+                f'processing_guarantee is "{self.processing_guarantee}"; it must be one of {", ".join(GUARANTEES)}'
+            )
+        if self.processing_guarantee == "exactly_once":
+            raise InvalidSettings("processing_guarantee exactly_once is not supported yet; use at_least_once")
+
+    def _check_topic_part(self, name: str) -> None:
+        from engine.protocol.record import legal_prefix  # noqa: PLC0415  settings stand below protocol
+
+        if not legal_prefix(getattr(self, name)):
+            raise InvalidSettings(
+                f'{name} is "{getattr(self, name)}"; it may hold letters, digits, - and _, and no dots'
+            )
+
+
+# The reference's names, and ours where it has none. A later one wins over an earlier.
+ENVIRONMENT: tuple[tuple[str, str], ...] = (
+    ("KAFKA_DEFAULT_NUM_PARTITIONS", "partitions"),
+    ("KAFKA_DEFAULT_REPLICATION_FACTOR", "replication_factor"),
+    ("POD_NAMESPACE", "namespace"),
+    ("SELDON_INFER_HOST", "listen"),
+    ("SELDON_KAFKA_BOOTSTRAP_SERVERS", "kafka_broker"),
+    ("SELDON_KAFKA_BROKER", "kafka_broker"),
+    ("SELDON_KAFKA_PARTITIONS_DEFAULT", "partitions"),
+    ("SELDON_KAFKA_REPLICATION_FACTOR", "replication_factor"),
+    ("SELDON_KAFKA_MAX_MESSAGE_SIZE_BYTES", "max_message_bytes"),
+    ("SELDON_KAFKA_LISTEN", "kafka_listen"),
+    ("SELDON_TOPIC_PREFIX", "topic_prefix"),
+    ("SELDON_REQUEST_TIMEOUT", "request_timeout"),
+    ("SELDON_MAX_IN_FLIGHT", "max_in_flight"),
+    ("SELDON_BUDGET_BYTES", "budget_bytes"),
+    ("SELDON_SESSION_TIMEOUT", "session_timeout"),
+    ("SELDON_PROCESSING_GUARANTEE", "processing_guarantee"),
+    ("SELDON_ALLOW_PICKLE", "allow_pickle"),
+    ("SELDON_LOG_LEVEL", "log_level"),
+)
+
+
+def load(flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> Settings:
+    """Settings from flags (None: not given), then the environment, then the defaults.
+
+    Raises InvalidSettings, naming the variable or flag, its value and what would do.
+    """
+    kinds = {field.name: type(field.default) for field in fields(Settings)}
+    found: dict[str, Any] = {}
+    for variable, name in ENVIRONMENT:
+        if environment.get(variable):
+            found[name] = _parse(environment[variable], kinds[name], variable)
+    found.update({name: value for name, value in flags.items() if value is not None})
+    return replace(Settings(), **found)
+
+
+def _parse(text: str, kind: type, variable: str) -> Any:
+    if kind is bool:
+        if text.lower() in ("1", "true", "yes", "on"):
+            return True
+        if text.lower() in ("0", "false", "no", "off"):
+            return False
+        raise InvalidSettings(f'{variable} is "{text}"; write true or false')
+    try:
+        return kind(text)
+    except ValueError:
+        raise InvalidSettings(f'{variable} is "{text}"; it must be a number') from None
+
+
+def host_and_port(text: str, flag: str) -> tuple[str, int]:
+    """The two parts of HOST:PORT; InvalidSettings names the flag."""
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65535:  # noqa: PLR2004  the highest port there is
+        raise InvalidSettings(f'{flag} is "{text}"; write HOST:PORT, for example 127.0.0.1:9000')
+    return host.strip("[]"), int(port)

@@ -1,0 +1,99 @@
+"""Fixtures for all tests: the brokers, each started once and only when a test asks for it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+# --import-mode=importlib leaves sys.path alone, so a module beside this file has to be put in reach.
+sys.path.insert(0, str(Path(__file__).parent))
+
+from brokers import ApacheKafka, EmbeddedInThread, NotHere, ensure_jars, kafka_missing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+BROKER_FIXTURES = {"broker", "embedded_broker", "kafka_broker"}
+
+_why_no_kafka = pytest.StashKey[str]()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whoever asks for a broker is marked so, and `-m "not broker"` leaves it out."""
+    for item in items:
+        if BROKER_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker("broker")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Fetch Kafka's jars before the first test: a slow download is no test's timeout."""
+    if session.config.option.collectonly or not any(map(_wants_kafka, session.items)):
+        return
+    try:
+        reason = kafka_missing()
+        if reason is None:
+            ensure_jars()
+    except NotHere as error:
+        reason = str(error)
+    if reason is not None:
+        session.config.stash[_why_no_kafka] = reason
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """A suite that ran on one broker only must not look like one that ran on both."""
+    reason = config.stash.get(_why_no_kafka, None)
+    if reason is not None:
+        word = "FAILED" if _on_ci() else "SKIPPED"
+        terminalreporter.write_line(f"{word}: Apache Kafka tests: {reason}", yellow=True, bold=True)
+
+
+@pytest.fixture(scope="session")
+def embedded_broker() -> Iterator[str]:
+    """The address of an embedded broker."""
+    broker = EmbeddedInThread().start()
+    yield broker.address
+    broker.stop()
+
+
+@pytest.fixture(scope="session")
+def kafka_broker(pytestconfig: pytest.Config) -> Iterator[str]:
+    """The address of an Apache Kafka; where there can be none, a skip, and on CI a failure."""
+    reason = pytestconfig.stash.get(_why_no_kafka, None)
+    if reason is not None:
+        text = f"SKIPPED: Apache Kafka tests: {reason}"
+        if _on_ci():
+            pytest.fail(f"{text}; where CI=true that is a failure", pytrace=False)
+        pytest.skip(text)
+    with ApacheKafka() as broker:
+        yield broker.address
+
+
+@pytest.fixture(scope="session", params=["embedded", "kafka"])
+def broker(request: pytest.FixtureRequest) -> str:
+    """The address of a broker; the test runs once on each kind."""
+    # Two fixtures below this one, so that a change of parameter (tests come in random order) ends neither.
+    address: str = request.getfixturevalue(f"{request.param}_broker")
+    return address
+
+
+@pytest.fixture
+def namespace() -> str:
+    """A namespace that no other test has: topics and groups of one broker do not meet."""
+    # Not from `random`, which pytest-randomly seeds alike before each test.
+    return f"t{secrets.token_hex(4)}"
+
+
+def _wants_kafka(item: pytest.Item) -> bool:
+    if "kafka_broker" in getattr(item, "fixturenames", ()):
+        return True
+    call = getattr(item, "callspec", None)
+    return call is not None and call.params.get("broker") == "kafka"
+
+
+def _on_ci() -> bool:
+    return os.environ.get("CI") == "true"
