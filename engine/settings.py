@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import InvalidSettings
+from engine.protocol.record import legal_prefix
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -67,8 +68,6 @@ class Settings:
             raise InvalidSettings("processing_guarantee exactly_once is not supported yet; use at_least_once")
 
     def _check_topic_part(self, name: str) -> None:
-        from engine.protocol.record import legal_prefix  # noqa: PLC0415  settings stand below protocol
-
         if not legal_prefix(getattr(self, name)):
             raise InvalidSettings(
                 f'{name} is "{getattr(self, name)}"; it may hold letters, digits, - and _, and no dots'

@@ -77,7 +77,7 @@ rootLogger.appenderRef.out.ref = out
 """
 
 
-class NotHere(Exception):
+class NotHere(Exception):  # noqa: N818 - it is a finding, told as a skip
     """Apache Kafka cannot be started on this machine, for want of a tool or its jars."""
 
 
@@ -134,7 +134,7 @@ class ApacheKafka:
         return self._process.pid if self._process else None
 
     def start(self) -> Self:
-        """Format, start and wait for an answer; raises NotHere without Java or jars, RuntimeError otherwise."""
+        """Format, start and wait for an answer; raises NotHere without Java or jars, else RuntimeError."""
         reason = kafka_missing()
         if reason:
             raise NotHere(reason)

@@ -12,7 +12,8 @@ from engine.resources import Join, nearest
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from engine.resources import Path, Pipeline, Problem, Step
+    from engine.resources import Pipeline, Problem, Step
+    from engine.resources.source import KeyPath
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +23,7 @@ class Reference:
     name: str
     side: Side
     tensor: str | None
-    path: Path
+    path: KeyPath
 
     def __str__(self) -> str:
         return f"{self.name}.{self.side}" + (f".{self.tensor}" if self.tensor else "")
@@ -58,7 +59,7 @@ class _Compiler:
             nodes.append(Node(self.pipeline.name, edges, wanted.steps_join))
         return Plan(self.pipeline.name, tuple(nodes), output=self.pipeline.output is not None), []
 
-    def _problem(self, path: Path, message: str, hint: str = "") -> None:
+    def _problem(self, path: KeyPath, message: str, hint: str = "") -> None:
         self.problems.append(self.pipeline.document.problem(path, message, hint))
 
     def _refuse_unsupported(self) -> None:
@@ -68,7 +69,7 @@ class _Compiler:
         if self.pipeline.allow_cycles:
             self._problem(("spec", "allowCycles"), f'pipeline "{name}" allows cycles: not supported yet')
         for index, step in enumerate(self.pipeline.steps):
-            path: Path = ("spec", "steps", index)
+            path: KeyPath = ("spec", "steps", index)
             if step.triggers:
                 self._problem((*path, "triggers"), f'step "{step.name}" has triggers: not supported yet')
             if step.batch is not None:
@@ -84,7 +85,7 @@ class _Compiler:
     def _sources(self, index: int, step: Step) -> list[Reference]:
         if not step.inputs:
             return [Reference(self.pipeline.name, Side.INPUTS, None, ("spec", "steps", index))]
-        path: Path = ("spec", "steps", index, "inputs")
+        path: KeyPath = ("spec", "steps", index, "inputs")
         found = list(self._references(step.inputs, path, f'step "{step.name}"'))
         self._check_tensor_map(step.tensor_map, found, ("spec", "steps", index, "tensorMap"), f'step "{step.name}"')
         return found
@@ -99,7 +100,7 @@ class _Compiler:
         self._check_tensor_map(output.tensor_map, found, ("spec", "output", "tensorMap"), "the output")
         return found
 
-    def _references(self, texts: Sequence[str], path: Path, reader: str, *, own: bool = True) -> Iterator[Reference]:
+    def _references(self, texts: Sequence[str], path: KeyPath, reader: str, *, own: bool = True) -> Iterator[Reference]:
         for index, text in enumerate(texts):
             reference = self._reference(text, (*path, index), reader)
             if reference is None:
@@ -111,7 +112,7 @@ class _Compiler:
             else:
                 yield reference
 
-    def _reference(self, text: str, path: Path, reader: str) -> Reference | None:
+    def _reference(self, text: str, path: KeyPath, reader: str) -> Reference | None:
         parts = text.split(".")
         if len(parts) == 1:
             side = Side.INPUTS if text == self.pipeline.name else Side.OUTPUTS
@@ -135,7 +136,7 @@ class _Compiler:
         self._problem(reference.path, f'{reader} reads "{text}"; no step has that name', hint)
 
     def _check_tensor_map(
-        self, renames: Iterable[tuple[str, str]], sources: list[Reference], path: Path, reader: str
+        self, renames: Iterable[tuple[str, str]], sources: list[Reference], path: KeyPath, reader: str
     ) -> None:
         read = {(source.name, str(source.side)) for source in sources}
         for full, _ in renames:

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from engine.errors import ModelFailed, NoOutput, Overloaded, RequestError, TimedOut, TooLarge, UnknownResource
+from engine.protocol import columns as col
+from engine.protocol.messages import ModelMetadataResponse
+from engine.protocol.record import PIPELINE, REQUEST_ID, Owner, Side
+
 if TYPE_CHECKING:
-    from engine.protocol.record import Headers, Owner
+    from collections.abc import Callable
+
+    from engine.protocol.record import Headers, RequestIds, Topics
+    from engine.runtimes.contract import Part, Runtime
+    from engine.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +38,146 @@ class Answer:
 class Inference(Protocol):
     """The data plane as the doors see it. Every failure is a RequestError."""
 
-    def new_request_id(self) -> str: ...
-    async def infer(self, target: Target, request: Any, headers: Headers, *, request_id: str, timeout: float) -> Answer: ...
-    async def ready(self, target: Target) -> bool: ...
-    async def metadata(self, target: Target) -> Any: ...
-    async def server_ready(self) -> bool: ...
+    def new_request_id(self) -> str:
+        """An id for a request whose caller gave none."""
+
+    async def infer(
+        self, target: Target, request: Any, headers: Headers, *, request_id: str, timeout: float
+    ) -> Answer:
+        """Answer a `ModelInferRequest` within `timeout` seconds."""
+
+    async def ready(self, target: Target) -> bool:
+        """Whether the target would answer now; UnknownResource when there is no such target."""
+
+    async def metadata(self, target: Target) -> Any:
+        """What is known of the target's tensors, as a `ModelMetadataResponse`."""
+
+    async def server_ready(self) -> bool:
+        """Whether this gateway can take requests."""
+
+
+class Catalogue(Protocol):
+    """What is loaded, as far as the gateway needs to know it."""
+
+    def version(self, target: Target) -> int | None:
+        """The version of the target; None when there is none of that name."""
+
+    def answers(self, target: Target) -> bool:
+        """Whether a caller could ever get an answer: False for a pipeline without an output section."""
+
+    def ready(self, target: Target) -> bool:
+        """Whether some instance says that it is ready."""
+
+
+class Desk(Protocol):
+    """Publishes a request and gives its reply."""
+
+    async def call(self, topic: str, key: bytes, value: bytes, headers: Headers, timeout: float) -> Any:
+        """The reply, with `value` and `headers`; a RequestError otherwise."""
+
+
+class DataPlane:
+    """Models of this process are called directly, everything else through Kafka.
+
+    runtime   the runtime of a model that this process has, if it has it
+    refusal   why no request can be taken at the moment; None when they can
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        topics: Topics,
+        catalogue: Catalogue,
+        desk: Desk,
+        request_ids: RequestIds,
+        *,
+        runtime: Callable[[str], Runtime | None] = lambda _: None,
+        refusal: Callable[[], str | None] = lambda: None,
+    ) -> None:
+        self._settings, self._topics, self._catalogue, self._desk = settings, topics, catalogue, desk
+        self._request_ids, self._runtime, self._refusal = request_ids, runtime, refusal
+        self._direct = 0
+
+    def new_request_id(self) -> str:
+        """An id that carries the time and is no other process's."""
+        return self._request_ids.new()
+
+    async def infer(
+        self, target: Target, request: Any, headers: Headers, *, request_id: str, timeout: float
+    ) -> Answer:
+        """Answer a request, directly or through Kafka."""
+        self._known(target)
+        if not self._catalogue.answers(target):
+            raise NoOutput(
+                f'pipeline "{target.name}" has no output section, so nothing would ever answer this call; '
+                "send it by Kafka, or add an output"
+            )
+        refusal = self._refusal()
+        if refusal is not None:
+            raise Overloaded(refusal)
+        sent: Headers = (*headers, (REQUEST_ID, request_id.encode()))
+        runtime = self._runtime(target.name) if target.owner is Owner.MODEL else None
+        if runtime is not None:
+            return await self._call(target, runtime, request, sent, timeout)
+        return await self._publish(target, request, sent, request_id, timeout)
+
+    async def ready(self, target: Target) -> bool:
+        """Whether some instance says that the target is ready."""
+        self._known(target)
+        return self._catalogue.ready(target)
+
+    async def metadata(self, target: Target) -> Any:
+        """A model's own metadata where this process has it; otherwise its name and version."""
+        version = self._known(target)
+        runtime = self._runtime(target.name) if target.owner is Owner.MODEL else None
+        if runtime is None:
+            return ModelMetadataResponse(name=target.name, versions=[str(version)], platform=str(target.owner))
+        metadata = await runtime.metadata()
+        if not metadata.versions:
+            metadata.versions.append(str(version))
+        return metadata
+
+    async def server_ready(self) -> bool:
+        """Requests can be taken unless there is a refusal."""
+        return self._refusal() is None
+
+    def _known(self, target: Target) -> int:
+        version = self._catalogue.version(target)
+        if version is None:
+            raise UnknownResource(f'no {target.owner} "{target.name}" is loaded')
+        return version
+
+    async def _call(self, target: Target, runtime: Runtime, request: Any, headers: Headers, timeout: float) -> Answer:  # noqa: ASYNC109  the caller's deadline
+        if self._direct >= self._settings.max_in_flight:
+            raise Overloaded(f"{self._direct} requests are in flight, which is the limit; try again later")
+        columns = col.from_message(request, col.REQUEST)
+        self._direct += 1
+        try:
+            async with asyncio.timeout(timeout):
+                async for part in runtime.infer(columns, [headers], timeout):
+                    return _answer(target, part, headers)
+        except TimeoutError:
+            raise TimedOut(f"no answer came within {timeout:g} s", step=target.name) from None
+        finally:
+            self._direct -= 1
+        raise ModelFailed("the runtime gave no answer", step=target.name)
+
+    async def _publish(
+        self, target: Target, request: Any, headers: Headers, request_id: str, timeout: float  # noqa: ASYNC109  the caller's deadline
+    ) -> Answer:
+        value = request.SerializeToString()
+        limit = self._settings.max_message_bytes
+        if len(value) > limit:
+            raise TooLarge(f"the request takes {len(value)} bytes; the limit is {limit}")
+        topic = self._topics.of(target.owner, target.name, Side.INPUTS)
+        if target.owner is Owner.PIPELINE:
+            headers = (*headers, (PIPELINE, target.name.encode()))
+        reply = await self._desk.call(topic, f"{target.name}.{request_id}".encode(), value, headers, timeout)
+        return Answer(col.RESPONSE.message.FromString(reply.value), reply.headers)
+
+
+def _answer(target: Target, part: Part, headers: Headers) -> Answer:
+    if isinstance(part.outcome, RequestError):
+        raise part.outcome.at(target.name)
+    added = part.headers[0] if part.headers is not None else ()
+    return Answer(col.to_message(part.outcome, 0, col.RESPONSE, target.name), (*headers, *added))

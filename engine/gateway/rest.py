@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, cast
 
 import orjson
@@ -23,8 +24,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Where a request's id stands while it is answered.
-_ID = "request_id"
+# The id of the request that this task answers; aiohttp answers each one in a task of its own, and makes some of
+# its error responses outside of the middleware.
+_request_id: ContextVar[str] = ContextVar("request_id", default="")
 
 _JSON = "application/json"
 
@@ -67,7 +69,7 @@ class Rest:
         """End idle connections at once, and those with a call when it is answered or `grace` is over."""
         if self._runner.server is not None:
             self.server.pre_shutdown()
-            # aiohttp waits this long twice: for the handlers, and again before it cancels them; 0 is for ever.
+            # aiohttp waits so long twice: for the handlers, and again before it cancels them; 0 is for ever.
             await self.server.shutdown(max(grace / 2, 0.001))
         if self.tasks:
             await asyncio.wait(self.tasks, timeout=_LAST_WORDS)
@@ -95,15 +97,17 @@ class Rest:
     async def _answer(
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
-        request[_ID] = self._inference.new_request_id()
+        request_id = self._inference.new_request_id()
+        _request_id.set(request_id)
         try:
-            request[_ID] = routing.request_id(_pairs(request)) or request[_ID]
+            request_id = routing.request_id(_pairs(request)) or request_id
+            _request_id.set(request_id)
             response = await handler(request)
         except RequestError as error:
             response = _error(statuses.status_of(error).http, statuses.text_of(error))
         except web.HTTPException as error:
             response = _refusal(request, error)
-        response.headers[REQUEST_ID] = request[_ID]
+        response.headers[REQUEST_ID] = request_id
         return response
 
     def _of(
@@ -122,7 +126,7 @@ class Rest:
         message = rest_json.decode_request(await self._body(request))
         message.model_name, message.model_version = target.name, request.match_info.get("version", "")
         answer = await self._inference.infer(
-            target, message, headers, request_id=request[_ID], timeout=timeout
+            target, message, headers, request_id=_request_id.get(), timeout=timeout
         )
         response = _json(_answered(answer.message))
         for name, value in routing.returning(answer.headers):
@@ -177,7 +181,7 @@ class Rest:
 class _Http1(web.RequestHandler):
     """aiohttp's protocol, with V2 errors for its own ones; the door knows its task and its connection."""
 
-    __slots__ = ("_rest",)
+    __slots__ = ("_connection", "_rest")
 
     def __init__(self, rest: Rest) -> None:
         self._rest = rest
@@ -187,14 +191,13 @@ class _Http1(web.RequestHandler):
         super().__init__(rest.server, loop=loop, access_log=no_log, keepalive_timeout=_KEEP_ALIVE)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._rest.connections.opened(cast("asyncio.Transport", transport))
+        self._connection = cast("asyncio.Transport", transport)
+        self._rest.connections.opened(self._connection)
         super().connection_made(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        transport = self.transport
         super().connection_lost(exc)
-        if transport is not None:
-            self._rest.connections.lost(transport)
+        self._rest.connections.lost(self._connection)
 
     async def start(self) -> None:
         task = asyncio.current_task()
@@ -217,7 +220,7 @@ class _Http1(web.RequestHandler):
             raise ConnectionError("the response has been sent in part, so no error can be")
         malformed = f"the HTTP request is malformed: {message or exc}"
         response = _error(status, statuses.INTERNAL_TEXT if status >= 500 else malformed)  # noqa: PLR2004 - as above
-        response.headers[REQUEST_ID] = request.get(_ID) or self._rest.new_request_id()
+        response.headers[REQUEST_ID] = _request_id.get() or self._rest.new_request_id()
         response.force_close()
         return response
 

@@ -35,8 +35,8 @@ STOP_SECONDS = 10.0
 class Worker:
     """One member of one consumer group, running the plans of its inputs topics.
 
-    Requests of plans come in by `routes`, which maps an inputs topic to its execution and may be changed between
-    polls; the topics themselves stay what they were at the start.
+    `routes` maps each inputs topic to its execution. The topics stay what they were at the start; their executions
+    may be replaced between two polls (`reroute`), and the old ones finish what they have read.
     """
 
     def __init__(
@@ -51,6 +51,7 @@ class Worker:
     ) -> None:
         self.group = group
         self.routes: dict[str, Execution] = {}
+        self._retiring: list[Execution] = []
         self._settings, self._budget = settings, budget
         self.intake = Intake(consumer_loop)
         self.checkpoints = Checkpoints(outlet, self.intake, budget, self._oversized)
@@ -65,6 +66,15 @@ class Worker:
         await self._app.start()
         await self.intake.assigned.wait()
 
+    def reroute(self, routes: Mapping[str, Execution]) -> None:
+        """From the next poll on, these executions take the requests."""
+        self._retiring = [execution for execution in (*self._retiring, *self.routes.values()) if not execution.idle]
+        self.routes = dict(routes)
+
+    @property
+    def _executions(self) -> list[Execution]:
+        return [*self._retiring, *self.routes.values()]
+
     @property
     def crashed(self) -> bool:
         """Whether the app has fallen over; it must be replaced then."""
@@ -77,7 +87,7 @@ class Worker:
             await asyncio.wait_for(self._drain(), DRAIN_SECONDS)
         except TimeoutError:
             log.warning("group %s: requests were still running when it stopped; they will be read again", self.group)
-        for execution in set(self.routes.values()):
+        for execution in self._executions:
             execution.cancel()
         try:
             await asyncio.wait_for(self._app.stop(), STOP_SECONDS)
@@ -86,7 +96,7 @@ class Worker:
         await self.checkpoints.stop()
 
     async def _drain(self) -> None:
-        for execution in set(self.routes.values()):
+        for execution in self._executions:
             await execution.drain()
         await self.checkpoints.drain()
 

@@ -42,10 +42,10 @@ RETRY = 0.02
 FREE_PORT_ATTEMPTS = 5
 LAST_LINES = 12
 
-# Runs in a fresh interpreter and becomes the command by exec, so the process id is the command's. (A preexec_fn
-# would run Python between fork and exec of a process with threads, which may deadlock.) The signal is the
-# kernel's answer to the death of the thread that started us, even by kill -9; where the parent died before the
-# call it never comes, hence the look at the parent's id.
+# Runs in a fresh interpreter and becomes the command by exec, so the process id is the command's. (A
+# preexec_fn would run Python between fork and exec of a process with threads, which may deadlock.) The signal
+# is the kernel's answer to the death of the thread that started us, even by kill -9; where the parent died
+# before the call it never comes, hence the look at the parent's id.
 _LAUNCHER = """
 import ctypes, os, signal, sys
 PR_SET_PDEATHSIG = 1

@@ -16,6 +16,7 @@ import faust
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 from aiokafka.structs import OffsetAndMetadata
+from faust.tables import TableManager
 from faust.transport.drivers import aiokafka as driver
 from faust.types.tuples import TP, ConsumerMessage
 
@@ -285,6 +286,14 @@ class _Transport(driver.Transport):
     Producer = _Producer
 
 
+class _NoTables(TableManager):
+    """We keep no Faust tables; Faust's manager waits a second for some to be declared before it lets records flow."""
+
+    async def on_start(self) -> None:
+        await self._update_channels()
+        await self.recovery.start()
+
+
 class BatchApp(faust.App):
     """A Faust app whose agents get whole polls. Give it an intake and the shared consumer loop before it starts."""
 
@@ -302,6 +311,7 @@ class BatchApp(faust.App):
             topic_allow_declare=False,
             topic_replication_factor=settings.replication_factor,
             store="memory://",
+            TableManager=_NoTables,
             web_enabled=False,
             # Polls that wait for the agent: a few keep it busy, more only hold memory.
             stream_buffer_maxsize=4,

@@ -15,7 +15,6 @@ from engine.errors import UnknownResource
 from engine.gateway.inference import Answer, Target
 from engine.gateway.server import Gateway
 from engine.protocol import messages
-from engine.protocol.record import Owner
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -27,7 +26,7 @@ LIMIT = 64 << 20
 
 
 class FakeInference:
-    """NOT the product's data plane: echoes inputs as outputs, fails or waits as the model's name or a test asks.
+    """NOT the product's data plane: echoes inputs as outputs, fails or waits as a test asks.
 
     echo    answers at once, with raw contents and the caller's headers and `self.headers`
     slow    answers when `release` is set; `entered` and `left` count such calls
@@ -43,6 +42,7 @@ class FakeInference:
         self.entered: asyncio.Queue[str] = asyncio.Queue()
         self.left: asyncio.Queue[str] = asyncio.Queue()
         self.is_ready = True
+        self.version = ""
 
     def new_request_id(self) -> str:
         return f"made-{next(self.ids)}"
@@ -54,13 +54,15 @@ class FakeInference:
         headers: Headers,
         *,
         request_id: str,
-        timeout: float,  # noqa: ASYNC109
+        timeout: float,
     ) -> Answer:
         self.calls.append((target, request, headers, request_id, timeout))
         self._refuse(target)
         if target.name == "slow":
             await self._wait(request_id)
-        message = messages.ModelInferResponse(model_name=target.name, id=request.id)
+        message = messages.ModelInferResponse(
+            model_name=target.name, id=request.id, model_version=self.version
+        )
         for tensor in request.inputs:
             message.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
         raws = request.raw_input_contents or [_raw(tensor) for tensor in request.inputs]
@@ -213,6 +215,3 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test that takes a `failure` once for each kind of error."""
     if "failure" in metafunc.fixturenames:
         metafunc.parametrize("failure", failures(), ids=lambda failure: type(failure[0]).__name__)
-
-
-TARGET = Target(Owner.MODEL, "echo")

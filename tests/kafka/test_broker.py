@@ -41,12 +41,11 @@ def wait_until_gone(pid: int, seconds: float = 5) -> bool:
 
 
 @pytest.fixture
-def script_as_broker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def script_as_broker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     script = tmp_path / "tansu"
-    script.write_text("#!/bin/sh\necho first words\necho last words >&2\nexit 3\n")
+    script.write_text(f"#!/bin/sh\n{request.param}\n")
     script.chmod(0o755)
     monkeypatch.setenv("CALF_TANSU_BIN", str(script))
-    return script
 
 
 async def test_any_free_port_is_found_and_served_by_a_broker_that_knows_its_address() -> None:
@@ -107,8 +106,11 @@ async def test_it_listens_on_loopback_only() -> None:
     assert listening == [f"0100007F:{port}"]
 
 
-async def test_one_that_dies_at_its_start_is_quoted(script_as_broker: Path) -> None:
-    assert script_as_broker.exists()
+@pytest.mark.parametrize(
+    "script_as_broker", ["echo first words; echo last words >&2; exit 3"], indirect=True, ids=["script"]
+)
+@pytest.mark.usefixtures("script_as_broker")
+async def test_one_that_dies_at_its_start_is_quoted() -> None:
     broker = EmbeddedBroker("127.0.0.1:0")
     with pytest.raises(BrokerUnavailable, match="ended with code 3") as died:
         await broker.start()
@@ -116,10 +118,9 @@ async def test_one_that_dies_at_its_start_is_quoted(script_as_broker: Path) -> N
     assert broker.pid is None
 
 
-async def test_one_that_never_answers_is_ended_at_the_deadline(
-    script_as_broker: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    script_as_broker.write_text("#!/bin/sh\necho dreaming\nexec sleep 60\n")
+@pytest.mark.parametrize("script_as_broker", ["echo dreaming; exec sleep 60"], indirect=True, ids=["script"])
+@pytest.mark.usefixtures("script_as_broker")
+async def test_one_that_never_answers_is_ended_at_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("engine.kafka.broker.START_DEADLINE", 0.5)
     broker = EmbeddedBroker("127.0.0.1:0")
     with pytest.raises(BrokerUnavailable, match=r"gave no answer within .* s; it printed:\n  dreaming"):

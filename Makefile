@@ -1,0 +1,57 @@
+# Needs make and Python 3.11 or 3.12; all else comes into .venv. Tests of Apache Kafka also want Java 17 and Maven.
+
+# The first of these that really runs: a version manager's shim may stand for a Python that is not there.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+IRIS := pipelines/iris/model.joblib
+
+.DEFAULT_GOAL := help
+.PHONY: help setup check test demo up bench proto clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+setup: $(INSTALLED) $(IRIS) ## install everything into .venv and train the sample model
+
+# Done again only when what is to be installed has changed.
+$(INSTALLED): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed: none is on the PATH" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,runtimes]'
+	@touch $@
+
+# Order only: the model is trained when it is missing, not whenever something was installed.
+$(IRIS): | $(INSTALLED)
+	$(BIN)/python pipelines/train_iris.py
+
+check: setup ## format, lint, types, layers, spelling and the tests that need no broker
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/codespell --quiet-level 2
+	$(BIN)/pytest -m "not broker"
+
+test: setup ## all tests, on the embedded broker and on Apache Kafka where Java and Maven are there
+	$(BIN)/pytest
+
+demo: setup ## start everything, send requests to the sample pipelines, show the answers
+	$(BIN)/python pipelines/demo.py
+
+up: setup ## run broker, workers and gateway for pipelines/ until Ctrl-C
+	$(BIN)/seldon up pipelines/
+
+bench: setup ## measure, and print the ratios
+	$(BIN)/python -m bench
+
+# The messages' descriptors; the file's name inside them starts at apis/.
+proto: setup ## compile the V2 protocol file into engine/protocol
+	$(BIN)/python -m grpc_tools.protoc -I apis --include_imports \
+		--descriptor_set_out=engine/protocol/v2_dataplane.binpb mlops/v2_dataplane/v2_dataplane.proto
+
+clean: ## remove .venv, caches, Kafka's jars and the trained sample
+	rm -rf .venv dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache \
+		tests/kafka/jars $(IRIS)
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

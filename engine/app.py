@@ -1,0 +1,272 @@
+"""Builds what one process runs from Settings, starts it in order and stops it in order."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import socket
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from engine.dataflow.compiler import compile_pipeline
+from engine.errors import BrokerUnavailable, InvalidResources
+from engine.gateway.inference import DataPlane
+from engine.gateway.server import Gateway
+from engine.kafka import registry as reg
+from engine.kafka.broker import EmbeddedBroker
+from engine.kafka.client import Topology
+from engine.kafka.registry import Registry
+from engine.kafka.replies import ReplyDesk
+from engine.kafka.supervisor import Supervisor
+from engine.protocol.record import Owner, RequestIds, Topics
+from engine.resources import Experiment, Model, Pipeline, load
+from engine.runtimes import choice
+from engine.settings import host_and_port
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
+
+    from engine.gateway.inference import Target
+    from engine.kafka.registry import Key
+    from engine.resources import Problem, Resources
+    from engine.settings import Settings
+
+# The embedded broker answers a lone member's join after about half its session timeout (measured), and nobody else
+# takes its partitions over: short is right there.
+EMBEDDED_SESSION_SECONDS = 2.0
+
+# The embedded broker never frees memory. Over this, calls are refused with the reason rather than the machine swapping.
+EMBEDDED_MEMORY_BYTES = 2 * 1024**3
+MEMORY_CHECK_SECONDS = 1.0
+
+# Callers in flight get this long to be answered when the process is told to stop.
+GRACE_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """Checked resources of files that were named, and the folder of each."""
+
+    resources: tuple[Model | Pipeline, ...]
+    folders: dict[Key, str]
+
+
+def read(paths: Iterable[str | Path]) -> Named:
+    """The resources of these files and folders. Raises InvalidResources with every fault in them."""
+    resources, problems = load(paths)
+    problems = [*problems, *check(resources)]
+    if problems:
+        raise InvalidResources(problems)
+    found = (*resources.models, *resources.pipelines)
+    return Named(found, {reg.key_of(resource): folder_of(resource) for resource in found})
+
+
+def check(resources: Resources) -> list[Problem]:
+    """What stands against running these resources, beyond what their own files show."""
+    problems = [problem for model in resources.models for problem in choice.check(model)]
+    for pipeline in resources.pipelines:
+        problems += compile_pipeline(pipeline)[1]
+    problems += [
+        experiment.document.problem(("kind",), f'experiment "{experiment.name}": experiments are not supported yet')
+        for experiment in resources.experiments
+    ]
+    return problems
+
+
+def folder_of(resource: Model | Pipeline | Experiment) -> str:
+    """The folder that a resource's relative paths and Python modules are looked up in."""
+    return os.path.dirname(os.path.abspath(resource.document.file))
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a process runs: `up` runs all, `worker` and `gateway` one part each."""
+
+    broker: bool = False
+    worker: bool = False
+    gateway: bool = False
+
+
+class Process:
+    """One process of the product.
+
+    progress   told in a few words what is being waited for while it starts
+    """
+
+    def __init__(
+        self, settings: Settings, parts: Parts, named: Named, progress: Callable[[str], None] = lambda _: None
+    ) -> None:
+        self.parts, self.named, self._progress = parts, named, progress
+        self.settings = settings
+        self.topics = Topics(settings.topic_prefix, settings.namespace)
+        self.instance = f"{random.getrandbits(48):012x}"
+        self._request_ids = RequestIds(_machine(), random.getrandbits(24), time.time)
+        self.broker: EmbeddedBroker | None = None
+        self.gateway: Gateway | None = None
+        self.supervisor: Supervisor | None = None
+        self._stops: list[Callable[[], object]] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        self._refusal: str | None = None
+
+    async def start(self) -> None:
+        """Start everything in order; what was started is stopped again when a later part cannot start."""
+        try:
+            await self._start()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """Stop everything in the opposite order: no new calls, answers for those in flight, then the rest."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        while self._stops:
+            stopped = self._stops.pop()()
+            if asyncio.iscoroutine(stopped):
+                await stopped
+
+    async def ended(self) -> None:
+        """Return or raise when the process cannot go on: the embedded broker has died."""
+        if self.broker is None:
+            await asyncio.Event().wait()
+        else:
+            await self.broker.exited
+
+    async def ready(self) -> None:
+        """Wait until everything that was named is ready, or has failed."""
+        registry = self.registry
+        keys = [reg.key_of(resource) for resource in self.named.resources]
+        while True:
+            states = {key: registry.view.state(key, time.time()) for key in keys}
+            waiting = [key for key, state in states.items() if state is None or state.state == reg.CREATING]
+            if not waiting:
+                return
+            self._progress(f"waiting for {', '.join(f'{kind} {name}' for kind, name in waiting[:3])}")
+            await registry.wait(0.5)
+
+    async def _start(self) -> None:
+        if self.parts.broker and not self.settings.kafka_broker:
+            await self._start_broker()
+        elif not self.settings.kafka_broker:
+            raise BrokerUnavailable("no broker is named; give --kafka-broker HOST:PORT, or run `seldon up`")
+        self._progress(f"connecting to the broker at {self.settings.kafka_broker}")
+        self.topology = Topology(self.settings)
+        await self.topology.start()
+        self._stops.append(self.topology.stop)
+        self.registry = Registry(self.settings, self.topics, self._changed)
+        self._stops.append(self.registry.stop)
+        await self.registry.start(self.topology)
+        await self.registry.load(self.named.resources, self.named.folders)
+        if self.parts.worker:
+            await self._start_worker()
+        if self.parts.gateway:
+            await self._start_gateway()
+
+    async def _start_broker(self) -> None:
+        self._progress("starting the embedded broker")
+        self.broker = EmbeddedBroker(self.settings.kafka_listen)
+        await self.broker.start()
+        self._stops.append(self.broker.stop)
+        session = min(self.settings.session_timeout, EMBEDDED_SESSION_SECONDS)
+        self.settings = replace(self.settings, kafka_broker=self.broker.address, session_timeout=session)
+        self._tasks.append(asyncio.create_task(self._watch_memory(self.broker)))
+
+    async def _start_worker(self) -> None:
+        self._progress("loading models and joining consumer groups")
+        self.supervisor = Supervisor(
+            self.settings,
+            self.topics,
+            self.topology,
+            self.registry,
+            self._request_ids,
+            instance=self.instance,
+            trusted=sorted(set(self.named.folders.values())),
+            clock=time.time,
+        )
+        self._stops.append(self.supervisor.stop)
+        await self.supervisor.start()
+
+    async def _start_gateway(self) -> None:
+        desk = ReplyDesk(self.settings, self.topics, self.instance, holds_fetches=self.topology.holds_fetches)
+        self._stops.append(desk.stop)
+        await desk.start(self.topology)
+        supervisor = self.supervisor
+        plane = DataPlane(
+            self.settings,
+            self.topics,
+            _Catalogue(self.registry),
+            desk,
+            self._request_ids,
+            runtime=supervisor.runtime if supervisor is not None else lambda _: None,
+            refusal=lambda: self._refusal,
+        )
+        self.gateway = Gateway(
+            plane,
+            max_message_bytes=self.settings.max_message_bytes,
+            request_timeout=self.settings.request_timeout,
+        )
+        await self.gateway.start(*host_and_port(self.settings.listen, "--listen"))
+        self._stops.append(lambda: self.gateway.stop(GRACE_SECONDS) if self.gateway else None)
+
+    def _changed(self) -> None:
+        if self.supervisor is not None:
+            self.supervisor.changed()
+
+    async def _watch_memory(self, broker: EmbeddedBroker) -> None:
+        while True:
+            used = broker.rss_bytes() or 0
+            self._refusal = (
+                f"the embedded broker holds {used >> 20} MB, its limit; restart to free it, or use Apache Kafka"
+                if used > EMBEDDED_MEMORY_BYTES
+                else None
+            )
+            await asyncio.sleep(MEMORY_CHECK_SECONDS)
+
+
+class _Catalogue:
+    """The registry as the gateway sees it."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._view = registry.view
+
+    def version(self, target: Target) -> int | None:
+        loaded = self._view.resources.get((str(target.owner), target.name))
+        return loaded.version if loaded else None
+
+    def answers(self, target: Target) -> bool:
+        if target.owner is not Owner.PIPELINE:
+            return True
+        loaded = self._view.resources.get((str(target.owner), target.name))
+        return loaded is not None and isinstance(loaded.resource, Pipeline) and loaded.resource.output is not None
+
+    def ready(self, target: Target) -> bool:
+        state = self._view.state((str(target.owner), target.name), time.time())
+        return state is not None and state.state == reg.READY
+
+
+def _machine() -> bytes:
+    """Five bytes that tell this machine and process apart, for request ids."""
+    host = socket.gethostname().encode()
+    digest = sum(byte * 257**index for index, byte in enumerate(host))
+    return (digest & 0xFFFFFF).to_bytes(3, "big") + (os.getpid() & 0xFFFF).to_bytes(2, "big")
+
+
+def summary(named: Named) -> str:
+    """`2 pipelines, 3 models`."""
+    pipelines = sum(isinstance(resource, Pipeline) for resource in named.resources)
+    models = len(named.resources) - pipelines
+    return f"{pipelines} pipeline{'s' * (pipelines != 1)}, {models} model{'s' * (models != 1)}"
+
+
+def failed(view: reg.View, resources: Sequence[Model | Pipeline], now: float) -> list[tuple[Key, str]]:
+    """The resources that are not ready, each with its reason."""
+    found = []
+    for resource in resources:
+        state = view.state(reg.key_of(resource), now)
+        if state is None or state.state != reg.READY:
+            found.append((reg.key_of(resource), state.reason if state else "no worker has taken it up"))
+    return found

@@ -1,0 +1,158 @@
+"""Answers to waiting callers: a request is published, and its reply awaited on a partition of our own choosing.
+
+The partition is read by assignment, from a position fixed before anything is published, so no rebalance ever takes a
+caller's answer away, and nobody reads all answers of the namespace.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import random
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import aiokafka
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError
+from aiokafka.partitioner import murmur2
+
+from engine.errors import Overloaded, RequestError, TimedOut, TooLarge, Unreachable
+from engine.kafka import client
+from engine.kafka.transport import FETCH_WAIT_BUSY_MS, FETCH_WAIT_MS, FETCH_WAIT_QUIET_MS, QUIET_AFTER
+from engine.protocol.record import ERROR_CODE, ERROR_STEP, REPLY, ReplyAddress, Topics, error_of, header
+
+if TYPE_CHECKING:
+    from engine.protocol.record import Headers
+    from engine.settings import Settings
+
+log = logging.getLogger(__name__)
+
+# After this the broker has not taken a request that a caller waits for; aiokafka itself would try for 40 s.
+PUBLISH_TIMEOUT = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A serialised V2 response and the headers of its record."""
+
+    value: bytes
+    headers: Headers
+
+
+class ReplyDesk:
+    """Publishes requests and hands each its reply. One per gateway process."""
+
+    def __init__(self, settings: Settings, topics: Topics, instance: str, *, holds_fetches: bool) -> None:
+        self._settings, self._topics, self._instance = settings, topics, instance
+        self._holds_fetches = holds_fetches
+        self._producer = client.new_producer(settings)
+        self._reader = client.new_reader(settings, fetch_wait_ms=FETCH_WAIT_BUSY_MS if holds_fetches else FETCH_WAIT_MS)
+        self._partition = random.randrange(settings.partitions)  # noqa: S311  spreads gateways, guards nothing
+        self._numbers = itertools.count(1)
+        self._waiting: dict[int, asyncio.Future[Reply]] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def in_flight(self) -> int:
+        """How many callers wait."""
+        return len(self._waiting)
+
+    async def start(self, topology: client.Topology) -> None:
+        """Create the topic, fix the position to read from, begin to read."""
+        await topology.ensure_replies(self._topics.replies)
+        await client.start(self._producer, self._settings)
+        await client.start(self._reader, self._settings)
+        partition = aiokafka.TopicPartition(self._topics.replies, self._partition)
+        self._reader.assign([partition])
+        await self._reader.seek_to_end(partition)
+        await self._reader.position(partition)
+        self._task = asyncio.create_task(self._read())
+
+    async def stop(self) -> None:
+        """End; callers who still wait get an error."""
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(Unreachable("the gateway is shutting down"))
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        await self._reader.stop()
+        await self._producer.stop()
+
+    async def call(self, topic: str, key: bytes, value: bytes, headers: Headers, timeout: float) -> Reply:  # noqa: ASYNC109  the caller's own deadline
+        """Publish a request and wait for its reply.
+
+        Raises the error that the reply tells of, TimedOut, TooLarge, Unreachable, or Overloaded.
+        """
+        if len(self._waiting) >= self._settings.max_in_flight:
+            raise Overloaded(f"{len(self._waiting)} requests are in flight, which is the limit; try again later")
+        number = next(self._numbers)
+        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._waiting[number] = future
+        address = ReplyAddress(self._partition, self._instance, number).encode()
+        published = False
+        try:
+            async with asyncio.timeout(timeout):
+                await self._publish(topic, key, value, (*headers, (REPLY, address)))
+                published = True
+                return await future
+        except TimeoutError:
+            if not published:
+                raise Unreachable(f"the broker did not take the request within {timeout:g} s") from None
+            raise TimedOut(f"no answer came within {timeout:g} s") from None
+        finally:
+            self._waiting.pop(number, None)
+            if future.done() and not future.cancelled():
+                future.exception()  # a reply that nobody waits for any more is no error of the loop's
+
+    async def _publish(self, topic: str, key: bytes, value: bytes, headers: Headers) -> None:
+        # What Java's clients do with a key, so that all records of a key are where other producers put them.
+        partition = (murmur2(key) & 0x7FFFFFFF) % self._settings.partitions
+        try:
+            sent = await self._producer.send(topic, value, key=key, partition=partition, headers=list(headers))
+            await asyncio.wait_for(asyncio.shield(sent), PUBLISH_TIMEOUT)
+        except MessageSizeTooLargeError as error:
+            raise TooLarge(f"the request is larger than topic {topic} takes: {error}") from None
+        except (KafkaError, TimeoutError) as error:
+            raise Unreachable(f"the broker did not take the request: {error or type(error).__name__}") from None
+
+    async def _read(self) -> None:
+        loop = asyncio.get_running_loop()
+        busy_until = loop.time()
+        while True:
+            if self._holds_fetches:
+                if self._waiting:
+                    busy_until = loop.time() + QUIET_AFTER
+                wait = FETCH_WAIT_BUSY_MS if loop.time() < busy_until else FETCH_WAIT_QUIET_MS
+                self._reader._fetcher._fetch_max_wait_ms = wait  # noqa: SLF001  read anew for each fetch
+            try:
+                polled = await self._reader.getmany(timeout_ms=100 if self._holds_fetches else 1000)
+            except KafkaError as error:
+                log.warning("could not read replies, trying again: %s", error)
+                await asyncio.sleep(1)
+                continue
+            for records in polled.values():
+                for record in records:
+                    self._hand_over(record.value or b"", record.headers)
+
+    def _hand_over(self, value: bytes, headers: Headers) -> None:
+        text = header(headers, REPLY)
+        address = ReplyAddress.parse(text) if text else None
+        if address is None or address.instance != self._instance:
+            return
+        future = self._waiting.get(address.number)
+        if future is None or future.done():
+            return
+        error = _error(value, headers)
+        if error is None:
+            future.set_result(Reply(value, headers))
+        else:
+            future.set_exception(error)
+
+
+def _error(value: bytes, headers: Headers) -> RequestError | None:
+    code = header(headers, ERROR_CODE)
+    if code is None:
+        return None
+    return error_of(code, value.decode("utf-8", "replace"), header(headers, ERROR_STEP))

@@ -1,0 +1,307 @@
+"""Runs in this process what the registry holds: a runtime for each model, a worker for each pipeline, one for all models."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engine.dataflow import plan
+from engine.dataflow.compiler import compile_pipeline
+from engine.errors import EngineError, ModelFailed, RuntimeUnavailable
+from engine.execution import Execution
+from engine.kafka.agents import Worker
+from engine.kafka.budget import Budget
+from engine.kafka.checkpoint import Outlet
+from engine.kafka.registry import CREATING, FAILED, HEARTBEAT_SECONDS, READY, Loaded, State
+from engine.kafka.transport import ConsumerLoop
+from engine.protocol.record import Owner, Side
+from engine.resources import Model, Pipeline
+from engine.runtimes import choice
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from engine.execution import Finished
+    from engine.kafka.client import Topology
+    from engine.kafka.registry import Key, Registry
+    from engine.protocol.record import RequestIds, Topics
+    from engine.runtimes.contract import Runtime
+    from engine.settings import Settings
+
+log = logging.getLogger(__name__)
+
+# Loads come in bursts (a file with many documents); what changes within this time is taken up at once.
+SETTLE_SECONDS = 0.05
+
+# How often models are asked whether they would answer, and workers whether they live.
+CHECK_SECONDS = 2.0
+
+
+class Supervisor:
+    """Follows the registry's view.
+
+    trusted   folders that were named on the command line: artefacts there may unpickle
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        topics: Topics,
+        topology: Topology,
+        registry: Registry,
+        request_ids: RequestIds,
+        *,
+        instance: str,
+        trusted: Sequence[str],
+        clock: Callable[[], float],
+    ) -> None:
+        self._settings, self._topics, self._topology = settings, topics, topology
+        self._registry, self._request_ids = registry, request_ids
+        self._instance, self._trusted, self._clock = instance, tuple(trusted), clock
+        self._outlet, self._budget = Outlet(settings), Budget(settings.budget_bytes)
+        self._consumer_loop = ConsumerLoop()
+        self._runtimes: dict[str, tuple[Loaded, Runtime]] = {}
+        self._failed: dict[str, tuple[Loaded, str]] = {}
+        self._workers: dict[str, tuple[Loaded, Worker]] = {}
+        self._models_worker: Worker | None = None
+        self._told: dict[Key, State] = {}
+        self._changed = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self.settled = asyncio.Event()
+
+    async def start(self) -> None:
+        """Connect, and begin to follow the registry."""
+        await self._outlet.start()
+        await self._topology.ensure([self._topics.errors])
+        await self._topology.ensure_replies(self._topics.replies)
+        self._changed.set()
+        self._tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._beat())]
+
+    async def stop(self) -> None:
+        """Drain and stop every worker, say good-bye, free the models."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        workers = [worker for _, worker in self._workers.values()]
+        if self._models_worker is not None:
+            workers.append(self._models_worker)
+        await asyncio.gather(*(worker.stop() for worker in workers))
+        try:
+            await self._registry.heartbeat(self._instance, None)
+        except EngineError as error:
+            log.warning("could not say good-bye: %s", error)
+        await asyncio.gather(*(runtime.unload() for _, runtime in self._runtimes.values()))
+        await self._outlet.stop()
+        self._consumer_loop.stop()
+
+    def changed(self) -> None:
+        """The registry's view has changed."""
+        self._changed.set()
+
+    def runtime(self, name: str) -> Runtime | None:
+        """The runtime of a model that this process has; None when it has none."""
+        found = self._runtimes.get(name)
+        return found[1] if found else None
+
+    async def _follow(self) -> None:
+        while True:
+            await self._changed.wait()
+            if self.settled.is_set():
+                await asyncio.sleep(SETTLE_SECONDS)
+            self._changed.clear()
+            try:
+                await self._apply()
+            except EngineError as error:
+                # The broker is away: what could not be done is tried again, and all that runs goes on.
+                log.warning("could not take up a change, trying again: %s", error)
+                await asyncio.sleep(CHECK_SECONDS)
+                self._changed.set()
+                continue
+            self.settled.set()
+
+    async def _beat(self) -> None:
+        loop = asyncio.get_running_loop()
+        beaten = -HEARTBEAT_SECONDS
+        while True:
+            try:
+                if loop.time() - beaten >= HEARTBEAT_SECONDS:
+                    await self._registry.heartbeat(self._instance, self._clock())
+                    beaten = loop.time()
+                await self._check()
+            except EngineError as error:
+                log.warning("could not tell that this instance lives: %s", error)
+            await asyncio.sleep(CHECK_SECONDS)
+
+    async def _apply(self) -> None:
+        """Make what runs here equal to what the registry holds."""
+        resources = dict(self._registry.view.resources)
+        models = {key[1]: loaded for key, loaded in resources.items() if isinstance(loaded.resource, Model)}
+        pipelines = {key[1]: loaded for key, loaded in resources.items() if isinstance(loaded.resource, Pipeline)}
+        await self._topology.ensure(self._topic_names(models, pipelines))
+        loading = asyncio.gather(self._apply_models(models), self._apply_models_worker(models))
+        await asyncio.gather(loading, *(self._apply_pipeline(loaded) for loaded in pipelines.values()))
+        for name in [name for name in self._workers if name not in pipelines]:
+            await self._stop_pipeline(name)
+        for key in [key for key in self._told if key not in resources]:
+            del self._told[key]
+            await self._registry.forget(key, self._instance)
+        await self._check()
+
+    def _topic_names(self, models: dict[str, Loaded], pipelines: dict[str, Loaded]) -> list[str]:
+        steps = {step.name for loaded in pipelines.values() for step in loaded.resource.steps}  # type: ignore[union-attr]
+        owners = [(Owner.MODEL, name) for name in {*models, *steps}] + [(Owner.PIPELINE, name) for name in pipelines]
+        return [self._topics.of(owner, name, side) for owner, name in owners for side in Side]
+
+    async def _apply_models(self, models: dict[str, Loaded]) -> None:
+        changed = [loaded for name, loaded in models.items() if self._loaded_model(name) != loaded]
+        await asyncio.gather(*(self._load_model(loaded) for loaded in changed))
+        for name in [name for name in self._runtimes if name not in models]:
+            _, runtime = self._runtimes.pop(name)
+            await runtime.unload()
+        self._failed = {name: failure for name, failure in self._failed.items() if name in models}
+
+    def _loaded_model(self, name: str) -> Loaded | None:
+        found = self._runtimes.get(name) or self._failed.get(name)
+        return found[0] if found else None
+
+    async def _load_model(self, loaded: Loaded) -> None:
+        """Load a model; the old one answers until the new one does, and goes on if the new one cannot."""
+        model = loaded.resource
+        assert isinstance(model, Model)
+        await self._tell(loaded, CREATING, "loading")
+        folder = Path(loaded.folder)
+        try:
+            runtime = choice.make(
+                model,
+                folder,
+                max_message_bytes=self._settings.max_message_bytes,
+                allow_pickle=self._settings.allow_pickle,
+                trusted=loaded.folder in self._trusted,
+            )
+            await runtime.load()
+        except RuntimeUnavailable as error:
+            log.warning("%s", error)
+            self._failed[model.name] = (loaded, error.reason)
+            return
+        self._failed.pop(model.name, None)
+        old = self._runtimes.get(model.name)
+        self._runtimes[model.name] = (loaded, runtime)
+        if old is not None:
+            await old[1].unload()
+
+    async def _apply_models_worker(self, models: dict[str, Loaded]) -> None:
+        """One group reads all models' inputs; its topics are fixed at its start, so other topics mean a new member."""
+        wanted = {self._topics.of(Owner.MODEL, name, Side.INPUTS): name for name in models}
+        worker = self._models_worker
+        if worker is not None and (set(worker.routes) != set(wanted) or worker.crashed):
+            await worker.stop()
+            worker = self._models_worker = None
+        if worker is None and wanted:
+            worker = self._new_worker(self._topics.group(Owner.MODEL, ""))
+            finished = worker.checkpoints.finished
+            self._models_worker = worker
+            routes = {
+                topic: self._execution(plan.single_model(name), 1, Owner.MODEL, finished) for topic, name in wanted.items()
+            }
+            await worker.start(routes)
+
+    async def _apply_pipeline(self, loaded: Loaded) -> None:
+        """Start a pipeline's worker, or give the running one the new version between two polls."""
+        pipeline = loaded.resource
+        assert isinstance(pipeline, Pipeline)
+        running = self._workers.get(pipeline.name)
+        if running is not None and running[0] == loaded and not running[1].crashed:
+            return
+        compiled, problems = compile_pipeline(pipeline)
+        if compiled is None:
+            await self._tell(loaded, FAILED, problems[0].message)
+            return
+        if running is not None and running[1].crashed:
+            await self._stop_pipeline(pipeline.name)
+            running = None
+        topic = self._topics.of(Owner.PIPELINE, pipeline.name, Side.INPUTS)
+        if running is not None:
+            worker = running[1]
+            finished = worker.checkpoints.finished
+            worker.reroute({topic: self._execution(compiled, loaded.version, Owner.PIPELINE, finished)})
+            self._workers[pipeline.name] = (loaded, worker)
+            return
+        await self._tell(loaded, CREATING, "joining its consumer group")
+        worker = self._new_worker(self._topics.group(Owner.PIPELINE, pipeline.name))
+        self._workers[pipeline.name] = (loaded, worker)
+        await worker.start({topic: self._execution(compiled, loaded.version, Owner.PIPELINE, worker.checkpoints.finished)})
+
+    async def _stop_pipeline(self, name: str) -> None:
+        _, worker = self._workers.pop(name)
+        await worker.stop()
+
+    def _new_worker(self, group: str) -> Worker:
+        return Worker(
+            group,
+            self._settings,
+            self._outlet,
+            self._budget,
+            self._consumer_loop,
+            holds_fetches=self._topology.holds_fetches,
+        )
+
+    def _execution(self, compiled: plan.Plan, version: int, owner: Owner, finished: Finished) -> Execution:
+        return Execution(
+            compiled,
+            version,
+            owner,
+            self._topics,
+            self._runtime_or_error,
+            finished,
+            timeout=self._settings.request_timeout,
+            max_message_bytes=self._settings.max_message_bytes,
+            new_request_id=self._request_ids.new,
+        )
+
+    def _runtime_or_error(self, name: str) -> Runtime:
+        found = self._runtimes.get(name)
+        if found is not None:
+            return found[1]
+        if name in self._failed:
+            raise ModelFailed(f'model "{name}" could not be loaded: {self._failed[name][1]}')
+        raise ModelFailed(f'model "{name}" is not loaded')
+
+    async def _check(self) -> None:
+        """Tell the state of everything that runs here, where it has changed."""
+        ready: dict[str, str] = {}
+        for name, (loaded, runtime) in list(self._runtimes.items()):
+            reason = "" if await runtime.ready() else "the model does not answer that it is ready"
+            ready[name] = reason
+            await self._tell(loaded, FAILED if reason else READY, reason or "loaded")
+        for name, (loaded, reason) in list(self._failed.items()):
+            ready[name] = reason
+            await self._tell(loaded, FAILED, reason)
+        for loaded, worker in list(self._workers.values()):
+            await self._tell(loaded, *self._pipeline_state(loaded, worker, ready))
+            if worker.crashed:
+                self._changed.set()
+        if self._models_worker is not None and self._models_worker.crashed:
+            self._changed.set()
+
+    def _pipeline_state(self, loaded: Loaded, worker: Worker, ready: dict[str, str]) -> tuple[str, str]:
+        pipeline = loaded.resource
+        assert isinstance(pipeline, Pipeline)
+        if worker.crashed:
+            return FAILED, "its consumer has fallen over and is being replaced"
+        if not worker.intake.assigned.is_set():
+            return CREATING, "joining its consumer group"
+        for step in pipeline.steps:
+            reason = ready.get(step.name, "it is not loaded")
+            if reason:
+                return FAILED, f'model "{step.name}": {reason}'
+        return READY, "created pipeline"
+
+    async def _tell(self, loaded: Loaded, state: str, reason: str) -> None:
+        told = self._told.get(loaded.key)
+        if told is not None and (told.version, told.state, told.reason) == (loaded.version, state, reason):
+            return
+        said = State(loaded.key, self._instance, loaded.version, state, reason, self._clock())
+        self._told[loaded.key] = said
+        await self._registry.tell(said)

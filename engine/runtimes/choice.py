@@ -1,0 +1,115 @@
+"""Which runtime computes a Model resource: by the form of its storageUri and by its requirements."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+from engine.errors import RuntimeUnavailable
+from engine.resources import nearest
+from engine.runtimes import mlserver, python
+from engine.runtimes.inprocess import DEFAULT_THREADS, InProcessRuntime
+from engine.runtimes.remote import RemoteRuntime
+
+if TYPE_CHECKING:
+    from engine.resources import Model, Problem
+    from engine.runtimes.contract import Runtime
+
+# Parameters that are ours; the others reach the model's own runtime.
+MAX_BATCH_SIZE, MAX_BATCH_DELAY, THREADS = "max_batch_size", "max_batch_delay_ms", "threads"
+
+
+def check(model: Model) -> list[Problem]:
+    """What of a Model resource no runtime here can serve."""
+    problems = []
+    refuse = model.document.problem
+    if model.explainer is not None:
+        problems.append(refuse(("spec", "explainer"), f'model "{model.name}" is an explainer: not supported yet'))
+    problems += _check_uri(model)
+    for index, (name, value) in enumerate(model.parameters):
+        if name in (MAX_BATCH_SIZE, THREADS) and not (value.isdigit() and int(value)):
+            place = ("spec", "parameters", index, "value")
+            problems.append(refuse(place, f'parameter "{name}" is "{value}"; it must be a whole number above 0'))
+        if name == MAX_BATCH_DELAY:
+            place = ("spec", "parameters", index, "name")
+            problems.append(refuse(place, f'parameter "{name}" is not supported yet', "requests of one fetch are stacked"))
+    return problems
+
+
+def make(model: Model, folder: Path, *, max_message_bytes: int, allow_pickle: bool, trusted: bool) -> Runtime:
+    """The runtime of a checked Model. `trusted`: its file was named on the command line, so it may unpickle.
+
+    Raises RuntimeUnavailable when what it needs is not at hand.
+    """
+    parameters = dict(model.parameters)
+    if _scheme(model) in ("grpc", "grpcs"):
+        return RemoteRuntime(model.name, model.storage_uri, max_message_bytes=max_message_bytes)
+    if model.storage_uri.startswith("python:"):
+        function = partial(python.load, model.name, model.storage_uri, folder)
+    else:
+        own = {name: value for name, value in parameters.items() if name not in (MAX_BATCH_SIZE, THREADS)}
+        artefact = _artefact(model, folder, allowed=trusted or allow_pickle)
+        function = partial(mlserver.load, model.name, _requirement(model), artefact, own)
+    rows = parameters.get(MAX_BATCH_SIZE)
+    threads = int(parameters.get(THREADS, DEFAULT_THREADS))
+    return InProcessRuntime(model.name, function, max_rows=int(rows) if rows else None, threads=threads)
+
+
+def _scheme(model: Model) -> str:
+    scheme, colon, _ = model.storage_uri.partition(":")
+    return scheme if colon else ""
+
+
+def _check_uri(model: Model) -> list[Problem]:
+    refuse = model.document.problem
+    scheme, place = _scheme(model), ("spec", "storageUri")
+    if scheme in ("grpc", "grpcs"):
+        parts = urlsplit(model.storage_uri)
+        try:
+            whole = bool(parts.hostname and parts.port)
+        except ValueError:
+            whole = False
+        return [] if whole else [refuse(place, f'"{model.storage_uri}" is no server address', "write grpc://HOST:PORT/NAME")]
+    if scheme == "python":
+        named = model.storage_uri.removeprefix("python:").split(":")
+        if len(named) == 2 and all(part.replace(".", "a").isidentifier() for part in named):  # noqa: PLR2004  module and attribute
+            return []
+        return [refuse(place, f'"{model.storage_uri}" names no callable', "write python:PACKAGE.MODULE:ATTRIBUTE")]
+    if scheme not in ("", "file"):
+        hint = "supported are grpc://, grpcs://, python:, file:// and paths"
+        return [refuse(place, f'"{model.storage_uri}": {scheme}: addresses are not supported yet', hint)]
+    return _check_requirements(model)
+
+
+def _check_requirements(model: Model) -> list[Problem]:
+    known = tuple(mlserver.IMPLEMENTATIONS)
+    if any(requirement in known for requirement in model.requirements):
+        return []
+    if not model.requirements:
+        hint = f"requirements: [{known[0]}]"
+        return [model.document.problem(("spec",), f'model "{model.name}" says not what loads its artefact', hint)]
+    wanted = model.requirements[0]
+    close = nearest(wanted, known)
+    hint = f'did you mean "{close}"?' if close else f"supported are {', '.join(known)}"
+    place = ("spec", "requirements", 0)
+    return [model.document.problem(place, f'no runtime here serves "{wanted}"', hint)]
+
+
+def _requirement(model: Model) -> str:
+    return next(name for name in model.requirements if name in mlserver.IMPLEMENTATIONS)
+
+
+def _artefact(model: Model, folder: Path, *, allowed: bool) -> Path:
+    """The artefact's path; only a trusted resource may unpickle, and only from below its own folder."""
+    text = model.storage_uri
+    path = Path(unquote(urlsplit(text).path)) if text.startswith("file:") else Path(text)
+    found = (folder / path).resolve()
+    if not allowed:
+        raise RuntimeUnavailable(
+            model.name,
+            "its artefact unpickles, which runs code; name the resource's file on the worker's command line, "
+            "or set allow_pickle",
+        )
+    return found

@@ -1,0 +1,28 @@
+"""The Python models of the sample pipelines: functions from numpy arrays to numpy arrays."""
+
+import numpy as np
+
+
+def add_sub(INPUT0: np.ndarray, INPUT1: np.ndarray) -> dict[str, np.ndarray]:  # noqa: N803  the tensors' names
+    """Sum and difference of two tensors."""
+    return {"OUTPUT0": INPUT0 + INPUT1, "OUTPUT1": INPUT0 - INPUT1}
+
+
+def measure(flower: np.ndarray) -> dict[str, np.ndarray]:
+    """Iris measurements in millimetres, [rows, 4], as the centimetres that the classifier was trained on."""
+    return {"predict": (flower / 10).astype(np.float32)}
+
+
+def choose(INPUT0: np.ndarray) -> dict[str, np.ndarray]:  # noqa: N803  the tensor's name
+    """Small totals leave as `small`, large ones as `large`: a step that wants the other one does not run."""
+    return {"small" if INPUT0.sum() < 100 else "large": INPUT0}  # noqa: PLR2004  an example's threshold
+
+
+def add10(INPUT: np.ndarray) -> dict[str, np.ndarray]:  # noqa: N803  the tensor's name
+    """Ten more."""
+    return {"OUTPUT": INPUT + 10}
+
+
+def mul10(INPUT: np.ndarray) -> dict[str, np.ndarray]:  # noqa: N803  the tensor's name
+    """Ten times as much."""
+    return {"OUTPUT": INPUT * 10}

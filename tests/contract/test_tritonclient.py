@@ -1,0 +1,197 @@
+"""Clients that nobody here wrote call the port: tritonclient by HTTP and gRPC, and grpcurl by reflection.
+
+tritonclient registers `inference.*` in protobuf's default pool, as other clients do: it has its own process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import sys
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from engine.errors import UnknownResource
+from engine.gateway.inference import Answer
+from engine.gateway.server import Gateway
+from engine.protocol import messages, tensors
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from engine.gateway.inference import Target
+    from engine.protocol.record import Headers
+
+GRPCURL = shutil.which("grpcurl", path=f"{os.environ.get('PATH', '')}:/tmp/w/bin:{Path.home() / 'go/bin'}")
+
+
+class EchoInference:
+    """NOT the product's data plane: answers each request to the model "echo" with its inputs."""
+
+    def new_request_id(self) -> str:
+        return "made"
+
+    async def infer(
+        self,
+        target: Target,
+        request: Any,
+        headers: Headers,
+        *,
+        request_id: str,  # noqa: ARG002
+        timeout: float,  # noqa: ARG002
+    ) -> Answer:
+        await self.ready(target)
+        message = messages.ModelInferResponse(model_name=target.name, id=request.id)
+        for number, tensor in enumerate(request.inputs):
+            out = message.outputs.add(name=f"{tensor.name}_out", datatype=tensor.datatype, shape=tensor.shape)
+            if tensor.datatype == "BYTES":
+                # Without it the elements stand as base64 in JSON.
+                out.parameters["content_type"].string_param = "str"
+            kind = tensors.DATATYPES[tensor.datatype]
+            message.raw_output_contents.append(
+                request.raw_input_contents[number]
+                if request.raw_input_contents
+                else tensors.typed_to_raw(tensor.contents, kind, tensor.shape, tensor.name)
+            )
+        return Answer(message, headers)
+
+    async def ready(self, target: Target) -> bool:
+        if target.name != "echo":
+            raise UnknownResource(f'no {target.owner} "{target.name}"')
+        return True
+
+    async def metadata(self, target: Target) -> Any:
+        await self.ready(target)
+        message = messages.ModelMetadataResponse(name=target.name, versions=["1"], platform="echo")
+        message.inputs.add(name="x", datatype="INT32", shape=[-1, 2])
+        return message
+
+    async def server_ready(self) -> bool:
+        return True
+
+
+@pytest.fixture
+async def authority() -> AsyncIterator[str]:
+    gateway = Gateway(EchoInference(), max_message_bytes=64 << 20, request_timeout=30)
+    await gateway.start("127.0.0.1", 0)
+    host, port = gateway.address
+    yield f"{host}:{port}"
+    await gateway.stop(0)
+
+
+async def run(*command: str, stdin: str = "") -> str:
+    """What a program prints; its complaints, and the failure of the test, when it fails."""
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=pipe)
+    try:
+        async with asyncio.timeout(60):
+            out, err = await process.communicate(stdin.encode())
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert process.returncode == 0, f"{' '.join(command[:3])}: {err.decode()[-3000:]}"
+    return out.decode()
+
+
+async def python(script: str, *arguments: str) -> Any:
+    return json.loads(await run(sys.executable, "-W", "ignore", "-c", textwrap.dedent(script), *arguments))
+
+
+SCRIPT = """
+    import json, sys
+    import numpy as np
+    import tritonclient.{kind} as triton
+    from tritonclient.utils import InferenceServerException
+
+    client = triton.InferenceServerClient(sys.argv[1])
+    told = dict(
+        live=client.is_server_live(), ready=client.is_server_ready(), model=client.is_model_ready("echo"),
+        version=client.is_model_ready("echo", "1"),
+    )
+    arrays = dict(
+        INT32=np.array([[1, -2]], np.int32), FP32=np.array([[0.5, 1.5]], np.float32),
+        BYTES=np.array([["a", "\\u00e9\\u20ac"]], object),
+    )
+    for datatype, array in arrays.items():
+        tensor = triton.InferInput("x", array.shape, datatype)
+        tensor.set_data_from_numpy(array{as_json})
+        back = client.infer(
+            "echo", [tensor], request_id="7", headers={{"x-request-id": "mine", "x-a": "1"}}
+        )
+        found = back.as_numpy("x_out")
+        told[datatype] = [
+            item.decode() if isinstance(item, bytes) else item for item in found.reshape(-1).tolist()
+        ]
+        assert found.shape == array.shape
+        again = client.infer("other", [tensor], headers={{"seldon-model": "echo.pipeline"}})
+        assert again.as_numpy("x_out").tolist() == found.tolist()
+    try:
+        client.infer("none", [tensor])
+    except InferenceServerException as error:
+        told["error"] = error.message()
+    server, model = client.get_server_metadata({as_dict}), client.get_model_metadata("echo"{comma}{as_dict})
+    told["server"], told["platform"] = server["name"], model["platform"]
+    told["inputs"] = [[int(size) for size in tensor["shape"]] for tensor in model["inputs"]]
+    client.close()
+    print(json.dumps(told))
+"""
+TOLD = {
+    "live": True,
+    "ready": True,
+    "model": True,
+    "version": True,
+    "INT32": [1, -2],
+    "FP32": [0.5, 1.5],
+    "BYTES": ["a", "é€"],
+    "error": 'no model "none"',
+    "server": "millrace",
+    "platform": "echo",
+    "inputs": [[-1, 2]],
+}
+
+
+async def test_tritonclient_by_http(authority: str) -> None:
+    script = SCRIPT.format(kind="http", as_json=", binary_data=False", as_dict="", comma="")
+    assert await python(script, authority) == TOLD
+
+
+async def test_tritonclient_by_grpc(authority: str) -> None:
+    script = SCRIPT.format(kind="grpc", as_json="", as_dict="as_json=True", comma=", ")
+    assert await python(script, authority) == TOLD
+
+
+@pytest.mark.skipif(
+    GRPCURL is None, reason="GRPCURL IS NOT INSTALLED: reflection is not proved by a foreign client"
+)
+class TestGrpcurl:
+    async def call(self, authority: str, *arguments: str, stdin: str = "") -> str:
+        assert GRPCURL is not None
+        before = [argument for argument in arguments if argument.startswith("-")]
+        after = [argument for argument in arguments if not argument.startswith("-")]
+        return await run(GRPCURL, "-plaintext", "-max-time", "30", *before, authority, *after, stdin=stdin)
+
+    async def test_services_are_listed(self, authority: str) -> None:
+        assert set((await self.call(authority, "list")).split()) == {
+            "inference.GRPCInferenceService",
+            "grpc.health.v1.Health",
+            "grpc.reflection.v1alpha.ServerReflection",
+        }
+
+    async def test_the_service_is_described(self, authority: str) -> None:
+        described = await self.call(authority, "describe", "inference.GRPCInferenceService")
+        assert "rpc ModelStreamInfer ( stream .inference.ModelInferRequest )" in described
+
+    async def test_an_inference_by_reflection(self, authority: str) -> None:
+        tensor = {"name": "x", "datatype": "INT32", "shape": [2], "contents": {"int_contents": [1, 2]}}
+        request = json.dumps({"model_name": "echo", "inputs": [tensor]})
+        out = await self.call(authority, "-d=@", "inference.GRPCInferenceService/ModelInfer", stdin=request)
+        assert json.loads(out)["outputs"][0]["contents"] == {"intContents": [1, 2]}
+
+    async def test_health_by_reflection(self, authority: str) -> None:
+        assert json.loads(await self.call(authority, "grpc.health.v1.Health/Check")) == {"status": "SERVING"}
