@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# The id of the request that this task answers; aiohttp answers each one in a task of its own, and makes some of
+# The id of the request that this task answers; aiohttp answers each in a task of its own, and makes some of
 # its error responses outside of the middleware.
 _request_id: ContextVar[str] = ContextVar("request_id", default="")
 

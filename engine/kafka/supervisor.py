@@ -293,6 +293,8 @@ class Supervisor:
         if not worker.intake.assigned.is_set():
             return CREATING, "joining its consumer group"
         for step in pipeline.steps:
+            if step.name not in ready and ("model", step.name) in self._registry.view.resources:
+                return CREATING, f'model "{step.name}" is loading'
             reason = ready.get(step.name, "it is not loaded")
             if reason:
                 return FAILED, f'model "{step.name}": {reason}'

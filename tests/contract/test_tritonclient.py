@@ -27,7 +27,13 @@ if TYPE_CHECKING:
     from engine.gateway.inference import Target
     from engine.protocol.record import Headers
 
-GRPCURL = shutil.which("grpcurl", path=f"{os.environ.get('PATH', '')}:/tmp/w/bin:{Path.home() / 'go/bin'}")
+# Where `go install` puts it, besides the path.
+GRPCURL = shutil.which(
+    "grpcurl",
+    path=os.pathsep.join(
+        [os.environ.get("PATH", ""), os.environ.get("GOBIN", ""), str(Path.home() / "go/bin")]
+    ),
+)
 
 
 class EchoInference:

@@ -1,0 +1,307 @@
+"""`load`, `unload`, `list` and `status`: what the control plane on Kafka holds, written and read."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from engine.cli import options
+from engine.errors import EngineError, InvalidResources, UnknownResource
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from engine.app import Named
+    from engine.kafka.registry import Key, Registry
+    from engine.settings import Settings
+
+# The reference's names for our states.
+STATES = {
+    "pipeline": {
+        "ready": "PipelineReady",
+        "creating": "PipelineCreating",
+        "failed": "PipelineFailed",
+        "terminated": "PipelineTerminated",
+        "unknown": "PipelineCreate",
+    },
+    "model": {
+        "ready": "ModelAvailable",
+        "creating": "ModelProgressing",
+        "failed": "ModelFailed",
+        "terminated": "ModelTerminated",
+        "unknown": "ModelCreate",
+    },
+}
+
+_file = click.option("-f", "--file-path", type=click.Path(), required=True, help="A YAML file.")
+
+
+@click.command()
+@_file
+@options.kafka
+@options.accepted
+def load(file_path: str, **flags: Any) -> None:
+    """Load the models and pipelines of a file.
+
+    \b
+    Example:
+      seldon load -f pipelines/tfsimples.yaml
+    """  # noqa: D301  click's own mark for a paragraph that is not to be wrapped
+    _load(file_path, flags, None)
+
+
+@click.command()
+@_file
+@options.kafka
+@options.accepted
+def unload(file_path: str, **flags: Any) -> None:
+    """Unload the models and pipelines of a file.
+
+    \b
+    Example:
+      seldon unload -f pipelines/tfsimples.yaml
+    """  # noqa: D301  click's own mark for a paragraph that is not to be wrapped
+    _unload([key for key, _ in _read(file_path, None).folders.items()], flags)
+
+
+def _loading(kind: str) -> click.Command:
+    @click.command("load", help=f"Load the {kind}s of a file.")
+    @_file
+    @options.kafka
+    @options.accepted
+    def command(file_path: str, **flags: Any) -> None:
+        _load(file_path, flags, kind)
+
+    return command
+
+
+def _unloading(kind: str) -> click.Command:
+    @click.command("unload", help=f"Unload a {kind} by its name, or those of a file.")
+    @click.argument("name", required=False)
+    @click.option("-f", "--file-path", type=click.Path(), help="A YAML file.")
+    @options.kafka
+    @options.accepted
+    def command(name: str | None, file_path: str | None, **flags: Any) -> None:
+        if (name is None) == (file_path is None):
+            raise click.UsageError(f"give the {kind}'s name, or a file by -f")
+        keys = [(kind, name)] if name else list(_read(file_path or "", kind).folders)
+        _unload(keys, flags)
+
+    return command
+
+
+def _listing(kind: str) -> click.Command:
+    @click.command("list", help=f"List the {kind}s that are loaded, with their states.")
+    @options.kafka
+    @options.accepted
+    def command(**flags: Any) -> None:
+        rows = _rows(flags, kind)
+        table = [(kind, "state", "reason"), *((row["name"], row["state"], row["reason"]) for row in rows)]
+        table.insert(1, tuple("-" * len(title) for title in table[0]))
+        width = [max(len(line[column]) for line in table) for column in (0, 1)]
+        for name, state, reason in table:
+            click.echo(f"{name:<{width[0]}}\t{state:<{width[1]}}\t{reason}".rstrip())
+
+    return command
+
+
+def _status(kind: str) -> click.Command:
+    @click.command("status", help=f"The state of a {kind}, as JSON.")
+    @click.argument("name")
+    @click.option("-w", "--wait", default="", metavar="STATE", help=f"Wait for a state, such as {STATES[kind]['ready']}.")
+    @click.option("-t", "--timeout-secs", default=5.0, type=float, help="How long to wait. [default: 5]")
+    @options.kafka
+    @options.accepted
+    def command(name: str, wait: str, timeout_secs: float, **flags: Any) -> None:
+        known = STATES[kind].values()
+        if wait and wait not in known:
+            raise click.UsageError(f'no state "{wait}"; states are {", ".join(known)}')
+        settings = options.settings(flags, default_broker=True)
+        click.echo(json.dumps(_with_registry(settings, lambda r: _status_of(r, (kind, name), wait, timeout_secs))))
+
+    return command
+
+
+model_load, pipeline_load = _loading("model"), _loading("pipeline")
+model_unload, pipeline_unload = _unloading("model"), _unloading("pipeline")
+model_list, pipeline_list = _listing("model"), _listing("pipeline")
+model_status, pipeline_status = _status("model"), _status("pipeline")
+
+
+def _read(path: str, kind: str | None) -> Named:
+    """The resources of a file; those of one kind alone when the command is for that kind."""
+    from engine import app
+
+    named = app.read([path])
+    if kind is None:
+        return named
+    wanted = {key: folder for key, folder in named.folders.items() if key[0] == kind}
+    if not wanted:
+        raise InvalidResources([f"{path}: it holds no {kind}; `seldon load -f` loads whatever a file holds"])
+    return app.Named(tuple(r for r in named.resources if type(r).__name__.lower() == kind), wanted)
+
+
+def _load(path: str, flags: dict[str, Any], kind: str | None) -> None:
+    named = _read(path, kind)
+
+    async def write(registry: Registry) -> int:
+        return len(await registry.load(named.resources, named.folders))
+
+    for _ in range(_with_registry(options.settings(flags, default_broker=True), write)):
+        click.echo("{}")
+
+
+def _unload(keys: list[Key], flags: dict[str, Any]) -> None:
+    async def write(registry: Registry) -> None:
+        missing = [key for key in keys if key not in registry.view.resources]
+        if missing:
+            raise UnknownResource(f'no {missing[0][0]} "{missing[0][1]}" is loaded')
+        for key in keys:
+            await registry.unload(key)
+
+    _with_registry(options.settings(flags, default_broker=True), write)
+    for _ in keys:
+        click.echo("{}")
+
+
+def _rows(flags: dict[str, Any], kind: str) -> list[dict[str, Any]]:
+    from engine.kafka.registry import describe
+
+    async def read(registry: Registry) -> list[dict[str, Any]]:
+        return describe(registry.view, kind, time.time())
+
+    rows: list[dict[str, Any]] = _with_registry(options.settings(flags, default_broker=True), read)
+    return [{**row, "state": STATES[kind][row["state"]]} for row in rows]
+
+
+async def _status_of(registry: Registry, key: Key, wait: str, seconds: float) -> dict[str, Any]:
+    kind, name = key
+    until = time.monotonic() + seconds
+    while True:
+        if key not in registry.view.resources and not wait:
+            raise UnknownResource(f'no {kind} "{name}" is loaded')
+        if key in registry.view.resources:
+            answer = (_pipeline_status if kind == "pipeline" else _model_status)(registry, key)
+            if not wait or _state(registry, key) == wait:
+                return answer
+        if time.monotonic() > until:
+            reason = _reason(registry, key)
+            raise EngineError(f"{kind.capitalize()} wait status timeout: {kind} {name} is {reason}")
+        await registry.wait(min(1.0, max(until - time.monotonic(), 0.01)))
+
+
+def _state(registry: Registry, key: Key) -> str:
+    state = registry.view.state(key, time.time())
+    return STATES[key[0]][state.state if state else "unknown"]
+
+
+def _reason(registry: Registry, key: Key) -> str:
+    if key not in registry.view.resources:
+        return "not loaded"
+    state = registry.view.state(key, time.time())
+    return f"{_state(registry, key)}, {state.reason if state else 'no worker has taken it up'}"
+
+
+def _pipeline_status(registry: Registry, key: Key) -> dict[str, Any]:
+    from engine.resources import Pipeline
+
+    loaded, state = registry.view.resources[key], registry.view.state(key, time.time())
+    pipeline = loaded.resource
+    assert isinstance(pipeline, Pipeline)
+    described: dict[str, Any] = {"name": pipeline.name, "version": loaded.version}
+    described["steps"] = [
+        {
+            "name": step.name,
+            **({"inputs": [_completed(source, pipeline.name) for source in step.inputs]} if step.inputs else {}),
+            **({"tensorMap": dict(step.tensor_map)} if step.tensor_map else {}),
+        }
+        for step in sorted(pipeline.steps, key=lambda step: step.name)
+    ]
+    if pipeline.output is not None:
+        described["output"] = {"steps": [_completed(source, pipeline.name) for source in pipeline.output.steps]}
+    return {
+        "pipelineName": pipeline.name,
+        "versions": [
+            {
+                "pipeline": {**described, "kubernetesMeta": {}},
+                "state": {
+                    "pipelineVersion": loaded.version,
+                    "status": _state(registry, key),
+                    "reason": state.reason if state else "no worker has taken it up",
+                    **({"lastChangeTimestamp": _timestamp(state.at)} if state else {}),
+                    "modelsReady": state is not None and state.state == "ready",
+                },
+            }
+        ],
+    }
+
+
+def _model_status(registry: Registry, key: Key) -> dict[str, Any]:
+    from engine.resources import Model
+
+    loaded, state = registry.view.resources[key], registry.view.state(key, time.time())
+    model = loaded.resource
+    assert isinstance(model, Model)
+    living = registry.view.living_states(key, time.time())
+    return {
+        "modelName": model.name,
+        "versions": [
+            {
+                "version": loaded.version,
+                "kubernetesMeta": {},
+                "state": {
+                    "state": _state(registry, key),
+                    "reason": state.reason if state else "no worker has taken it up",
+                    "availableReplicas": sum(said.state == "ready" for said in living),
+                    **({"lastChangeTimestamp": _timestamp(state.at)} if state else {}),
+                },
+                "modelDefn": {
+                    "meta": {"name": model.name, "kubernetesMeta": {}},
+                    "modelSpec": {"uri": model.storage_uri, "requirements": list(model.requirements)},
+                },
+            }
+        ],
+    }
+
+
+def _completed(reference: str, pipeline: str) -> str:
+    if "." in reference:
+        return reference
+    return f"{reference}.inputs" if reference == pipeline else f"{reference}.outputs"
+
+
+def _timestamp(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
+
+
+def _with_registry(settings: Settings, use: Callable[[Registry], Awaitable[Any]]) -> Any:
+    """Connect, read the registry, use it, close."""
+    from engine.kafka.client import Topology
+    from engine.kafka.registry import Registry
+    from engine.protocol.record import Topics
+
+    async def run() -> Any:
+        topology = Topology(settings)
+        await topology.start()
+        registry = Registry(settings, Topics(settings.topic_prefix, settings.namespace))
+        try:
+            await registry.start(topology)
+            return await use(registry)
+        finally:
+            await registry.stop()
+            await topology.stop()
+
+    _quiet()
+    return asyncio.run(run())
+
+
+def _quiet() -> None:
+    """A command's errors are ours to print; the client would print its own before."""
+    import logging
+
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)

@@ -1,0 +1,63 @@
+"""The group of all commands, and how errors end: one line on stderr, exit 1; wrong input: exit 2."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from engine import __version__
+from engine.cli import control, serve
+from engine.errors import EngineError, InvalidResources, InvalidSettings
+
+
+class _Group(click.Group):
+    """Turns the product's errors into one line and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except InvalidResources as error:
+            count = len(error.problems)
+            click.echo(f"{error}\n\nError: {count} problem{'s' * (count != 1)}, nothing was started or loaded", err=True)
+            ctx.exit(2)
+        except InvalidSettings as error:
+            click.echo(f"Error: {error}", err=True)
+            ctx.exit(2)
+        except EngineError as error:
+            click.echo(f"Error: {error}", err=True)
+            ctx.exit(1)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="millrace")
+def main() -> None:
+    """Run pipelines of models on Kafka, and call them.
+
+    \b
+    Example:
+      seldon up pipelines/
+      seldon pipeline infer tfsimples -f request.json
+    """  # noqa: D301  click's own mark for a paragraph that is not to be wrapped
+
+
+@main.group()
+def model() -> None:
+    """Load, call and look at models."""
+
+
+@main.group()
+def pipeline() -> None:
+    """Load, call and look at pipelines."""
+
+
+for command in (serve.up, serve.worker, serve.gateway, control.load, control.unload):
+    main.add_command(command)
+for command in (control.model_load, control.model_unload, control.model_list, control.model_status):
+    model.add_command(command)
+for command in (control.pipeline_load, control.pipeline_unload, control.pipeline_list, control.pipeline_status):
+    pipeline.add_command(command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,186 @@
+"""`seldon up`, `seldon worker`, `seldon gateway`: run the product, say what it waits for, stop it on a signal."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+
+from engine import __version__
+from engine.cli import options
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from engine.app import Process
+    from engine.settings import Settings
+
+# aiokafka says the same about a broker that is away many times a second; once in this time is enough.
+SAME_LINE_SECONDS = 30.0
+
+
+@click.command()
+@click.argument("paths", nargs=-1, required=True, type=click.Path(), metavar="PATH...")
+@options.listen
+@click.option("--kafka-listen", metavar="HOST:PORT", help="The embedded broker's address. [default: 127.0.0.1:9092]")
+@options.kafka
+@options.topics
+@options.serving
+def up(paths: tuple[str, ...], **flags: Any) -> None:
+    """Run everything in one process: broker, models, pipelines, gateway.
+
+    PATH is a YAML file or a folder of them. Without --kafka-broker a broker is started here, in memory.
+
+    \b
+    Example:
+      seldon up pipelines/
+    """  # noqa: D301  click's own mark for a paragraph that is not to be wrapped
+    _serve(paths, flags, broker=True, worker=True, gateway=True)
+
+
+@click.command()
+@click.argument("paths", nargs=-1, type=click.Path(), metavar="[PATH]...")
+@options.kafka
+@options.topics
+@options.serving
+def worker(paths: tuple[str, ...], **flags: Any) -> None:
+    """Run models and pipelines against a broker; start more of them to share the work.
+
+    \b
+    Example:
+      seldon worker pipelines/ --kafka-broker localhost:9092
+    """  # noqa: D301  click's own mark for a paragraph that is not to be wrapped
+    _serve(paths, flags, broker=False, worker=True, gateway=False)
+
+
+@click.command()
+@click.argument("paths", nargs=-1, type=click.Path(), metavar="[PATH]...")
+@options.listen
+@options.kafka
+@options.topics
+@options.serving
+def gateway(paths: tuple[str, ...], **flags: Any) -> None:
+    """Serve REST and gRPC on one port for what workers run.
+
+    \b
+    Example:
+      seldon gateway --listen 0.0.0.0:9000 --kafka-broker localhost:9092
+    """  # noqa: D301  click's own mark for a paragraph that is not to be wrapped
+    _serve(paths, flags, broker=False, worker=False, gateway=True)
+
+
+def _serve(paths: tuple[str, ...], flags: dict[str, Any], *, broker: bool, worker: bool, gateway: bool) -> None:
+    since = time.monotonic()
+    # Slow to import, and of no use to the other commands.
+    from engine import app
+
+    settings = options.settings(flags, default_broker=not broker)
+    named = app.read(paths)
+    _log(settings)
+    process = app.Process
+    console = Console(stderr=True, highlight=False)
+    parts = app.Parts(broker=broker, worker=worker, gateway=gateway)
+    with console.status("starting") as status:
+
+        def progress(text: str) -> None:
+            if console.is_terminal:
+                status.update(text)
+
+        running = process(settings, parts, named, progress)
+        asyncio.run(_run(running, since, status.stop))
+
+
+async def _run(process: Process, since: float, quiet: Callable[[], None]) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, _stop, stop)
+    starting = asyncio.create_task(_start(process, since, quiet))
+    stopping = asyncio.create_task(stop.wait())
+    ended = None
+    try:
+        await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            await starting
+            ended = asyncio.create_task(process.ended())
+            await asyncio.wait((ended, stopping), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        quiet()
+        for task in (starting, stopping):
+            task.cancel()
+        await asyncio.gather(starting, stopping, return_exceptions=True)
+        if ended is not None and not ended.done():
+            ended.cancel()
+        await process.stop()
+    if ended is not None and ended.done() and not ended.cancelled():
+        await ended
+
+
+def _stop(stop: asyncio.Event) -> None:
+    if stop.is_set():
+        os._exit(130)  # asked twice: whoever asks does not want to wait for the drain
+    stop.set()
+
+
+async def _start(process: Process, since: float, quiet: Callable[[], None]) -> None:
+    from engine import app
+
+    await process.start()
+    if process.supervisor is not None:
+        await process.ready()
+    quiet()
+    for line in _banner(process, time.monotonic() - since):
+        click.echo(line)
+    failed = app.failed(process.registry.view, process.named.resources, time.time()) if process.supervisor else []
+    for (kind, name), reason in failed:
+        click.echo(f"not ready: {kind} {name}: {reason}", err=True)
+
+
+def _banner(process: Process, seconds: float) -> list[str]:
+    from engine import app
+
+    settings = process.settings
+    lines = [f"millrace {__version__}: {app.summary(process.named)}, namespace {settings.namespace}"]
+    if process.gateway is not None:
+        host, port = process.gateway.address
+        lines.append(f"  gateway  {host}:{port}, REST and gRPC")
+    if process.broker is not None:
+        lines.append(f"  broker   {settings.kafka_broker}, embedded: its data is in memory and goes with this process")
+    else:
+        lines.append(f"  broker   {settings.kafka_broker}")
+    lines.append(f"  ready in {seconds:.1f} s, {settings.processing_guarantee}; Ctrl-C stops")
+    return lines
+
+
+class _OnceInAWhile(logging.Filter):
+    """Lets a line of the same place through once in a while."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: dict[tuple[str, int], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        place = (record.pathname, record.lineno)
+        now = time.monotonic()
+        if now - self._said.get(place, -SAME_LINE_SECONDS) < SAME_LINE_SECONDS:
+            return False
+        self._said[place] = now
+        return True
+
+
+def _log(settings: Settings) -> None:
+    handler = logging.StreamHandler()
+    handler.addFilter(_OnceInAWhile())
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=settings.log_level.upper(), handlers=[handler])
+    if settings.log_level.upper() != "DEBUG":
+        for noisy in ("aiokafka", "faust", "mode"):
+            logging.getLogger(noisy).setLevel(logging.ERROR)
+        # Coordinators move and come back; the client tries again by itself and says so as an error.
+        logging.getLogger("aiokafka.consumer.group_coordinator").setLevel(logging.CRITICAL)
