@@ -7,7 +7,9 @@ import os
 import random
 import socket
 import time
+import zlib
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.dataflow.compiler import compile_pipeline
@@ -27,7 +29,6 @@ from engine.settings import host_and_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
-    from pathlib import Path
 
     from engine.gateway.inference import Target
     from engine.kafka.registry import Key
@@ -60,7 +61,7 @@ def read(paths: Iterable[str | Path]) -> Named:
     problems = [*problems, *check(resources)]
     if problems:
         raise InvalidResources(problems)
-    found = (*resources.models, *resources.pipelines)
+    found: tuple[Model | Pipeline, ...] = (*resources.models, *resources.pipelines)
     return Named(found, {reg.key_of(resource): folder_of(resource) for resource in found})
 
 
@@ -78,7 +79,7 @@ def check(resources: Resources) -> list[Problem]:
 
 def folder_of(resource: Model | Pipeline | Experiment) -> str:
     """The folder that a resource's relative paths and Python modules are looked up in."""
-    return os.path.dirname(os.path.abspath(resource.document.file))
+    return str(Path(resource.document.file).absolute().parent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,8 +252,8 @@ class _Catalogue:
 def _machine() -> bytes:
     """Five bytes that tell this machine and process apart, for request ids."""
     host = socket.gethostname().encode()
-    digest = sum(byte * 257**index for index, byte in enumerate(host))
-    return (digest & 0xFFFFFF).to_bytes(3, "big") + (os.getpid() & 0xFFFF).to_bytes(2, "big")
+    digest = zlib.crc32(host) & 0xFFFFFF
+    return digest.to_bytes(3, "big") + (os.getpid() & 0xFFFF).to_bytes(2, "big")
 
 
 def summary(named: Named) -> str:

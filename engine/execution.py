@@ -1,5 +1,7 @@
-"""A plan driven with its runtimes: decisions come from `dataflow.gather`, answers from the runtimes, and every step's
-inputs and outputs become records. Knows topics by name and nothing of Kafka.
+"""A plan driven with its runtimes.
+
+Decisions come from `dataflow.gather`, answers from the runtimes, and every step's inputs and outputs become records.
+Knows topics by name and nothing of Kafka.
 """
 
 from __future__ import annotations
@@ -91,7 +93,8 @@ class Request(Progress):
 class Finished(Protocol):
     """Takes requests that are done, with all their records."""
 
-    def __call__(self, requests: Sequence[Request]) -> None: ...
+    def __call__(self, requests: Sequence[Request]) -> None:
+        """Each request comes once."""
 
 
 class Execution:
@@ -204,7 +207,7 @@ class Execution:
         requests: Sequence[Request] = call.requests  # type: ignore[assignment]
         try:
             runtime = self._runtime_of(name)
-            async for part in runtime.infer(call.columns, [request.headers for request in requests], self._timeout):  # type: ignore[misc]
+            async for part in runtime.infer(call.columns, [request.headers for request in requests], self._timeout):
                 left.difference_update(part.rows)
                 self._take_part(call, part)
         except RequestError as error:
@@ -272,7 +275,9 @@ class Execution:
         for request in requests:
             if request.oversized is not None:
                 limit = self._max_message_bytes
-                self._replace(request, TooLarge(f"a message is over the limit of {limit} bytes", step=request.oversized))
+                self._replace(
+                    request, TooLarge(f"a message is over the limit of {limit} bytes", step=request.oversized)
+                )
             elif not request.answered:
                 self._end_unanswered(request)
         self._finished(requests)

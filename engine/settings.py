@@ -52,7 +52,13 @@ class Settings:
     log_level: str = "WARNING"
 
     def __post_init__(self) -> None:
-        for name in ("partitions", "replication_factor", "max_message_bytes", "max_in_flight", "budget_bytes"):
+        for name in (
+            "partitions",
+            "replication_factor",
+            "max_message_bytes",
+            "max_in_flight",
+            "budget_bytes",
+        ):
             if getattr(self, name) < 1:
                 raise InvalidSettings(f"{name} is {getattr(self, name)}; it must be at least 1")
         for name in ("request_timeout", "session_timeout"):

@@ -101,7 +101,10 @@ def _listing(kind: str) -> click.Command:
     @options.accepted
     def command(**flags: Any) -> None:
         rows = _rows(flags, kind)
-        table = [(kind, "state", "reason"), *((row["name"], row["state"], row["reason"]) for row in rows)]
+        table: list[tuple[str, ...]] = [
+            (kind, "state", "reason"),
+            *((row["name"], row["state"], row["reason"]) for row in rows),
+        ]
         table.insert(1, tuple("-" * len(title) for title in table[0]))
         width = [max(len(line[column]) for line in table) for column in (0, 1)]
         for name, state, reason in table:
@@ -113,7 +116,13 @@ def _listing(kind: str) -> click.Command:
 def _status(kind: str) -> click.Command:
     @click.command("status", help=f"The state of a {kind}, as JSON.")
     @click.argument("name")
-    @click.option("-w", "--wait", default="", metavar="STATE", help=f"Wait for a state, such as {STATES[kind]['ready']}.")
+    @click.option(
+        "-w",
+        "--wait",
+        default="",
+        metavar="STATE",
+        help=f"Wait for a state, such as {STATES[kind]['ready']}.",
+    )
     @click.option("-t", "--timeout-secs", default=5.0, type=float, help="How long to wait. [default: 5]")
     @options.kafka
     @options.accepted

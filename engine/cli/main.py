@@ -19,7 +19,10 @@ class _Group(click.Group):
             return super().invoke(ctx)
         except InvalidResources as error:
             count = len(error.problems)
-            click.echo(f"{error}\n\nError: {count} problem{'s' * (count != 1)}, nothing was started or loaded", err=True)
+            click.echo(
+                f"{error}\n\nError: {count} problem{'s' * (count != 1)}, nothing was started or loaded",
+                err=True,
+            )
             ctx.exit(2)
         except InvalidSettings as error:
             click.echo(f"Error: {error}", err=True)
@@ -55,7 +58,12 @@ for command in (serve.up, serve.worker, serve.gateway, control.load, control.unl
     main.add_command(command)
 for command in (control.model_load, control.model_unload, control.model_list, control.model_status):
     model.add_command(command)
-for command in (control.pipeline_load, control.pipeline_unload, control.pipeline_list, control.pipeline_status):
+for command in (
+    control.pipeline_load,
+    control.pipeline_unload,
+    control.pipeline_list,
+    control.pipeline_status,
+):
     pipeline.add_command(command)
 
 

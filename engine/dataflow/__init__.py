@@ -1,1 +1,1 @@
-"""What will happen: a pipeline compiled into a plan, and what a request's answers set off. Pure, without a clock of its own."""
+"""What will happen: a pipeline compiled into a plan, and what a request's answers set off. Pure, without a clock."""

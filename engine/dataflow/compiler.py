@@ -76,11 +76,15 @@ class _Compiler:
                 self._problem((*path, "batch"), f'step "{step.name}" has a batch: not supported yet')
             if step.inputs_join is Join.OUTER and step.join_window_ms:
                 self._problem(
-                    (*path, "joinWindowMs"), f'step "{step.name}" has an outer join with a window: not supported yet'
+                    (*path, "joinWindowMs"),
+                    f'step "{step.name}" has an outer join with a window: not supported yet',
                 )
         output = self.pipeline.output
         if output is not None and output.steps_join is Join.OUTER and output.join_window_ms:
-            self._problem(("spec", "output", "joinWindowMs"), "the output has an outer join with a window: not supported yet")
+            self._problem(
+                ("spec", "output", "joinWindowMs"),
+                "the output has an outer join with a window: not supported yet",
+            )
 
     def _sources(self, index: int, step: Step) -> list[Reference]:
         if not step.inputs:
@@ -151,9 +155,7 @@ class _Compiler:
         order: list[str] = []
         left = dict(sources)
         while left:
-            ready = [
-                name for name, found in left.items() if not any(source.name in left for source in found)
-            ]
+            ready = [name for name, found in left.items() if not any(source.name in left for source in found)]
             if not ready:
                 ring = ", ".join(left)
                 self._problem(("spec", "steps"), f'pipeline "{self.pipeline.name}" has a cycle among the steps {ring}')
@@ -170,7 +172,7 @@ class _Compiler:
         renames: Iterable[tuple[str, str]],
         positions: dict[str, int],
     ) -> tuple[Edge, ...]:
-        """One edge for each reference; one for all of them when they are tensors of a single source that must all be there."""
+        """One edge for each reference; a single one when all are tensors of one source that must all be there."""
         named = {(source.name, source.side) for source in sources}
         if len(named) == 1 and join is Join.INNER:
             whole = any(source.tensor is None for source in sources)

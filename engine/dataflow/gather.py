@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, TypeAlias
 from engine.dataflow import steps
 from engine.dataflow.plan import ENTRY
 from engine.errors import NoAnswer, RequestError
-from engine.protocol.columns import Columns
 from engine.protocol.record import Side
 from engine.resources import Join
 
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from engine.dataflow.plan import Edge, Node, Plan
+    from engine.protocol.columns import Columns
 
 
 class Progress:
@@ -225,5 +225,3 @@ def _verdict(join: Join, waiting: _Waiting) -> bool | None:
     if given and (join is Join.ANY or not waiting.out):
         return True
     return None if waiting.out else False
-
-

@@ -93,7 +93,11 @@ class Plan:
 
 def single_model(name: str) -> Plan:
     """The plan of a model called without a pipeline: everything in, everything out."""
-    return Plan(name, (Node(name), Node(name, (Edge(ENTRY, Side.INPUTS),)), Node(name, (Edge(1, Side.OUTPUTS),))), output=True)
+    return Plan(
+        name,
+        (Node(name), Node(name, (Edge(ENTRY, Side.INPUTS),)), Node(name, (Edge(1, Side.OUTPUTS),))),
+        output=True,
+    )
 
 
 def as_text(plan: Plan) -> str:
@@ -103,8 +107,7 @@ def as_text(plan: Plan) -> str:
         node = plan.nodes[index]
         join = f" ({node.join})" if len(node.edges) > 1 else ""
         lines.append(f"  {title}{join}")
-        for edge in node.edges:
-            lines.append(f"    <- {plan.reference(edge)}{_taken(edge)}")
+        lines.extend(f"    <- {plan.reference(edge)}{_taken(edge)}" for edge in node.edges)
     return "\n".join(lines) + "\n"
 
 

@@ -85,9 +85,7 @@ class Grpc:
             "Watch": grpc.unary_stream_rpc_method_handler(self._watch),
         }
 
-    def _unary(
-        self, message: Any, method: Callable[[Any, _Call], Awaitable[Any]]
-    ) -> grpc.RpcMethodHandler[Any, Any]:
+    def _unary(self, message: Any, method: Callable[[Any, _Call], Awaitable[Any]]) -> grpc.RpcMethodHandler[Any, Any]:
         """A method of one request and one response, with its errors told as statuses."""
 
         async def answer(data: bytes, context: Any) -> bytes:

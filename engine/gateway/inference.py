@@ -41,9 +41,7 @@ class Inference(Protocol):
     def new_request_id(self) -> str:
         """An id for a request whose caller gave none."""
 
-    async def infer(
-        self, target: Target, request: Any, headers: Headers, *, request_id: str, timeout: float
-    ) -> Answer:
+    async def infer(self, target: Target, request: Any, headers: Headers, *, request_id: str, timeout: float) -> Answer:
         """Answer a `ModelInferRequest` within `timeout` seconds."""
 
     async def ready(self, target: Target) -> bool:
@@ -102,9 +100,7 @@ class DataPlane:
         """An id that carries the time and is no other process's."""
         return self._request_ids.new()
 
-    async def infer(
-        self, target: Target, request: Any, headers: Headers, *, request_id: str, timeout: float
-    ) -> Answer:
+    async def infer(self, target: Target, request: Any, headers: Headers, *, request_id: str, timeout: float) -> Answer:
         """Answer a request, directly or through Kafka."""
         self._known(target)
         if not self._catalogue.answers(target):
@@ -147,7 +143,7 @@ class DataPlane:
             raise UnknownResource(f'no {target.owner} "{target.name}" is loaded')
         return version
 
-    async def _call(self, target: Target, runtime: Runtime, request: Any, headers: Headers, timeout: float) -> Answer:  # noqa: ASYNC109  the caller's deadline
+    async def _call(self, target: Target, runtime: Runtime, request: Any, headers: Headers, timeout: float) -> Answer:
         if self._direct >= self._settings.max_in_flight:
             raise Overloaded(f"{self._direct} requests are in flight, which is the limit; try again later")
         columns = col.from_message(request, col.REQUEST)
@@ -163,7 +159,12 @@ class DataPlane:
         raise ModelFailed("the runtime gave no answer", step=target.name)
 
     async def _publish(
-        self, target: Target, request: Any, headers: Headers, request_id: str, timeout: float  # noqa: ASYNC109  the caller's deadline
+        self,
+        target: Target,
+        request: Any,
+        headers: Headers,
+        request_id: str,
+        timeout: float,
     ) -> Answer:
         value = request.SerializeToString()
         limit = self._settings.max_message_bytes

@@ -103,9 +103,7 @@ class Connections:
 class Port:
     """The one port: listens, and hands each connection to the door that its first bytes ask for."""
 
-    def __init__(
-        self, http: HttpDoor, grpc: GrpcDoor, *, first_bytes_deadline: float = FIRST_BYTES_DEADLINE
-    ) -> None:
+    def __init__(self, http: HttpDoor, grpc: GrpcDoor, *, first_bytes_deadline: float = FIRST_BYTES_DEADLINE) -> None:
         self._http, self._grpc, self._deadline = http, grpc, first_bytes_deadline
         self._listener: asyncio.Server | None = None
         self._folder: str | None = None
@@ -150,9 +148,7 @@ class Port:
         self._folder = tempfile.mkdtemp(prefix="millrace-")
         path = f"{self._folder}/grpc.sock"
         if len(os.fsencode(path)) > _LONGEST_SOCKET_PATH:
-            raise InvalidSettings(
-                f"no unix socket can be made at {path}: set TMPDIR to a folder with a shorter path"
-            )
+            raise InvalidSettings(f"no unix socket can be made at {path}: set TMPDIR to a folder with a shorter path")
         return path
 
     # What the connections tell and ask; they are part of this module.
@@ -223,9 +219,7 @@ def _unusable(host: str, port: int, error: Exception) -> InvalidSettings:
             f"--listen {host}:{port}: the port is in use; end the process that has it, "
             f"or name another one with --listen HOST:PORT (port 0 takes any free one)"
         )
-    return InvalidSettings(
-        f"--listen {host}:{port}: cannot listen there ({error}); name an address of this machine"
-    )
+    return InvalidSettings(f"--listen {host}:{port}: cannot listen there ({error}); name an address of this machine")
 
 
 class _FirstBytes(asyncio.Protocol):

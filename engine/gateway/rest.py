@@ -125,9 +125,7 @@ class Rest:
         timeout = routing.timeout(pairs, None, self._timeout)
         message = rest_json.decode_request(await self._body(request))
         message.model_name, message.model_version = target.name, request.match_info.get("version", "")
-        answer = await self._inference.infer(
-            target, message, headers, request_id=_request_id.get(), timeout=timeout
-        )
+        answer = await self._inference.infer(target, message, headers, request_id=_request_id.get(), timeout=timeout)
         response = _json(_answered(answer.message))
         for name, value in routing.returning(answer.headers):
             response.headers.add(name, value)
@@ -136,9 +134,7 @@ class Rest:
     async def _body(self, request: web.Request) -> bytes:
         """The request's body, unpacked; TooLarge as soon as it is known to be over the limit."""
         if _BINARY in request.headers:
-            raise InvalidInput(
-                f'tensors behind the JSON (header "{_BINARY}") are not supported; send them as JSON'
-            )
+            raise InvalidInput(f'tensors behind the JSON (header "{_BINARY}") are not supported; send them as JSON')
         if (request.content_length or 0) > self._limit:
             raise self._too_large()
         try:

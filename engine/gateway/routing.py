@@ -121,9 +121,7 @@ def _fit(name: str, value: bytes) -> bytes:
             f"the header {_shown(name)} cannot travel: its name has to be 1 to 128 letters, digits, - and _"
         )
     if _CONTROL.search(value) or not _is_utf8(value):
-        raise InvalidInput(
-            f'the header "{name}" cannot travel: its value has control characters or is not UTF-8'
-        )
+        raise InvalidInput(f'the header "{name}" cannot travel: its value has control characters or is not UTF-8')
     return value
 
 

@@ -1,4 +1,4 @@
-"""Workers: one Faust app, and so one consumer group, per pipeline and one for all models. Batch in, plan, checkpoint out."""
+"""Workers: one Faust app, so one consumer group, per pipeline and one for all models. Batch in, plan, checkpoint out."""
 
 from __future__ import annotations
 
@@ -191,7 +191,12 @@ def decode(values: Sequence[tuple[bytes, str | None]]) -> tuple[list[Group], lis
     return groups, refused
 
 
-INFER_TYPES = ("json/inferModelRequest", "json/inferModelResponse", "proto/InferModelRequest", "proto/InferModelResponse")
+INFER_TYPES = (
+    "json/inferModelRequest",
+    "json/inferModelResponse",
+    "proto/InferModelRequest",
+    "proto/InferModelResponse",
+)
 _READERS = {
     name.lower(): (col.REQUEST if name.endswith("Request") else col.RESPONSE, name.startswith("json"))
     for name in INFER_TYPES
@@ -222,7 +227,9 @@ def _guess(values: Sequence[bytes]) -> _Decoded:
     left = []
     for row, error in refused:
         value = values[row]
-        found, problems = _from_json([value], col.REQUEST) if value[:1] == b"{" else _from_protobuf([value], col.RESPONSE)
+        found, problems = (
+            _from_json([value], col.REQUEST) if value[:1] == b"{" else _from_protobuf([value], col.RESPONSE)
+        )
         groups += [Group([row], group.columns, json=group.json) for group in found]
         # When it is none of them, what a request lacked is what its writer wants to know.
         left += [(row, problem if value[:1] == b"{" else error) for _, problem in problems]

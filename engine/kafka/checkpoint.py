@@ -18,8 +18,6 @@ from engine.kafka import client
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from aiokafka import AIOKafkaProducer
-
     from engine.execution import Request
     from engine.kafka.budget import Budget
     from engine.kafka.transport import Intake
@@ -39,7 +37,7 @@ class Outlet:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._producer: AIOKafkaProducer | None = None
+        self._producer: Any = None
         self._making = asyncio.Lock()
 
     async def start(self) -> None:
@@ -54,15 +52,14 @@ class Outlet:
         if producer is not None:
             await producer.stop()
 
-    async def producer(self) -> AIOKafkaProducer:
+    async def producer(self) -> Any:
         """The producer of now."""
         async with self._making:
             if self._producer is None:
                 await self.start()
-            assert self._producer is not None
             return self._producer
 
-    async def renew(self, broken: AIOKafkaProducer) -> None:
+    async def renew(self, broken: Any) -> None:
         """Leave a broken producer behind: after some errors aiokafka's never recovers."""
         async with self._making:
             if self._producer is not broken:
@@ -95,7 +92,7 @@ class Outlet:
             raise
 
 
-async def _send(producer: AIOKafkaProducer, topic: str, partition: int, builders: Iterable[Any]) -> None:
+async def _send(producer: Any, topic: str, partition: int, builders: Iterable[Any]) -> None:
     for builder in builders:
         builder.close()
         await (await producer.send_batch(builder, topic, partition=partition))
@@ -107,9 +104,7 @@ class Checkpoints:
     oversized   told of a request whose records the broker will not take; puts an error in their place
     """
 
-    def __init__(
-        self, outlet: Outlet, intake: Intake, budget: Budget, oversized: Callable[[Request], None]
-    ) -> None:
+    def __init__(self, outlet: Outlet, intake: Intake, budget: Budget, oversized: Callable[[Request], None]) -> None:
         self._outlet, self._intake, self._budget, self._oversized = outlet, intake, budget, oversized
         self._pending: list[Request] = []
         self._wake, self._moved = asyncio.Event(), asyncio.Event()
@@ -148,10 +143,10 @@ class Checkpoints:
             self._wake.clear()
             requests, self._pending = self._pending, []
             # A lost partition's requests are its new owner's: writing them here would only double them.
-            held = [request for request in requests if request.origin.held]  # type: ignore[attr-defined]
+            held = [request for request in requests if request.origin.held]
             await self._write(held)
             for request in held:
-                request.origin.watermark.finish(request.offset)  # type: ignore[attr-defined]
+                request.origin.watermark.finish(request.offset)
             self._budget.give(sum(request.size for request in requests))
             self._moved.set()
             if not self._pending:
@@ -165,9 +160,13 @@ class Checkpoints:
             except MessageSizeTooLargeError:
                 await self._write_one_by_one(requests)
             except Exception as error:  # noqa: BLE001  whatever the broker's client raises, nothing may be lost
-                log.warning("could not write %d requests, trying again: %s", len(requests), error or type(error).__name__)
+                log.warning(
+                    "could not write %d requests, trying again: %s",
+                    len(requests),
+                    error or type(error).__name__,
+                )
                 await asyncio.sleep(RETRY_SECONDS)
-                requests = [request for request in requests if request.origin.held]  # type: ignore[attr-defined]
+                requests = [request for request in requests if request.origin.held]
                 continue
             return
 

@@ -127,7 +127,7 @@ class Topology:
     async def partitions(self, names: Iterable[str]) -> dict[str, int]:
         """The number of partitions of those topics that exist.
 
-        Asking for a topic by its name may create it (the embedded broker always does), so only the listed are asked for.
+        Asking for a topic by name may create it (the embedded broker always does), so only the listed are asked for.
         """
         listed = set(await self._admin.list_topics())
         existing = [name for name in names if name in listed]

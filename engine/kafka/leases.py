@@ -31,6 +31,10 @@ class Membership(NamedTuple):
     member: str
 
 
+# Before a consumer has joined its group.
+NOBODY = Membership(-1, "")
+
+
 class Watermark:
     """The offset below which everything of a partition is finished, though requests finish in any order."""
 
@@ -50,7 +54,7 @@ class Watermark:
         return not self._taken
 
     def take(self, offsets: Iterable[int], following: int) -> None:
-        """These offsets, ascending, are being worked on; what lies between them is nobody's. `following` is read next."""
+        """These offsets, ascending, are being worked on; those between them are nobody's. `following` is read next."""
         self._taken.extend(offsets)
         self._next = following
 
@@ -94,7 +98,7 @@ class Poll(NamedTuple):
 class Leases:
     """The leases of one group member."""
 
-    membership: Membership = Membership(-1, "")
+    membership: Membership = NOBODY
     mine: frozenset[TopicPartition] = frozenset()
     held: dict[TopicPartition, Lease] = field(default_factory=dict)
 
@@ -129,7 +133,9 @@ class Leases:
             lease.reader = Reader(lease)
         return {tp: lease.reader for tp, lease in self.held.items() if lease.reader}
 
-    def take(self, polled: Mapping[TopicPartition, Poll]) -> tuple[list[tuple[Lease, Sequence[Any]]], list[TopicPartition]]:
+    def take(
+        self, polled: Mapping[TopicPartition, Poll]
+    ) -> tuple[list[tuple[Lease, Sequence[Any]]], list[TopicPartition]]:
         """What of a fetch is ours to work on, and the partitions of which a fetch went missing before it."""
         work, gaps = [], []
         for partition, (reader, number, records) in polled.items():

@@ -106,7 +106,12 @@ class View:
         try:
             said = orjson.loads(value)
             state = State(
-                (kind, name), instance, int(said["version"]), str(said["state"]), str(said["reason"]), float(said["at"])
+                (kind, name),
+                instance,
+                int(said["version"]),
+                str(said["state"]),
+                str(said["reason"]),
+                float(said["at"]),
             )
         except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
             log.warning("passed over a foreign record %r on the status topic: %s", key, error)

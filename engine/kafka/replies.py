@@ -80,7 +80,7 @@ class ReplyDesk:
         await self._reader.stop()
         await self._producer.stop()
 
-    async def call(self, topic: str, key: bytes, value: bytes, headers: Headers, timeout: float) -> Reply:  # noqa: ASYNC109  the caller's own deadline
+    async def call(self, topic: str, key: bytes, value: bytes, headers: Headers, timeout: float) -> Reply:
         """Publish a request and wait for its reply.
 
         Raises the error that the reply tells of, TimedOut, TooLarge, Unreachable, or Overloaded.

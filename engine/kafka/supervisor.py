@@ -1,4 +1,4 @@
-"""Runs in this process what the registry holds: a runtime for each model, a worker for each pipeline, one for all models."""
+"""Runs here what the registry holds: a runtime for each model, a worker for each pipeline, one for all models."""
 
 from __future__ import annotations
 
@@ -203,7 +203,8 @@ class Supervisor:
             finished = worker.checkpoints.finished
             self._models_worker = worker
             routes = {
-                topic: self._execution(plan.single_model(name), 1, Owner.MODEL, finished) for topic, name in wanted.items()
+                topic: self._execution(plan.single_model(name), 1, Owner.MODEL, finished)
+                for topic, name in wanted.items()
             }
             await worker.start(routes)
 
@@ -231,7 +232,9 @@ class Supervisor:
         await self._tell(loaded, CREATING, "joining its consumer group")
         worker = self._new_worker(self._topics.group(Owner.PIPELINE, pipeline.name))
         self._workers[pipeline.name] = (loaded, worker)
-        await worker.start({topic: self._execution(compiled, loaded.version, Owner.PIPELINE, worker.checkpoints.finished)})
+        await worker.start(
+            {topic: self._execution(compiled, loaded.version, Owner.PIPELINE, worker.checkpoints.finished)}
+        )
 
     async def _stop_pipeline(self, name: str) -> None:
         _, worker = self._workers.pop(name)

@@ -25,6 +25,7 @@ from engine.kafka.leases import Leases, Membership, Poll, TopicPartition
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterable, Mapping, Sequence
+    from concurrent.futures import Future
 
     from engine.kafka.leases import Lease, Reader
     from engine.settings import Settings
@@ -72,7 +73,8 @@ class _SharedLoopWorker:
     """Stands in for mode's thread: the service's body runs on the shared loop."""
 
     def __init__(self, service: Any, **_: Any) -> None:
-        self.service, self.future = service, None
+        self.service = service
+        self.future: Future[None] | None = None
 
     def start(self) -> None:
         self.future = asyncio.run_coroutine_threadsafe(self._body(), self.service.thread_loop)
@@ -93,6 +95,8 @@ class _SharedLoopWorker:
 class _Listener(driver.ConsumerRebalanceListener):
     """Runs on the consumer's loop, the only place where membership and assignment change together."""
 
+    _thread: Any
+
     def on_partitions_revoked(self, revoked: Iterable[Any]) -> Any:
         self._thread.readers = {}  # what is fetched from here on belongs to nobody
         return super().on_partitions_revoked(revoked)
@@ -104,7 +108,9 @@ class _Listener(driver.ConsumerRebalanceListener):
 
 
 class _ConsumerThread(driver.AIOKafkaConsumerThread):
-    Worker = _SharedLoopWorker
+    Worker: Any = _SharedLoopWorker
+    app: Any
+    _consumer: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -143,12 +149,17 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
         )
 
     async def _fetch_records(
-        self, consumer: Any, active_partitions: Any, timeout: float | None = None, max_records: int | None = None
-    ) -> dict[TopicPartition, Poll]:
-        records = await super()._fetch_records(consumer, active_partitions, timeout, max_records)
+        self,
+        consumer: Any,
+        active_partitions: Any,
+        timeout: float | None = None,
+        max_records: int | None = None,
+    ) -> Any:
+        """The records of each partition as a Poll, which says whose reading they are."""
+        records: Any = await super()._fetch_records(consumer, active_partitions, timeout, max_records)
         if self.app.holds_fetches:
             self._adapt_fetch_wait(consumer, busy=bool(records))
-        polled = {}
+        polled: dict[TopicPartition, Poll] = {}
         for tp, batch in records.items():
             reader = self.readers.get(tp)
             if batch and reader is not None:
@@ -212,13 +223,15 @@ class _Consumer(driver.Consumer):
     """Gives the app's intake one event for each poll and leaves positions to it."""
 
     RebalanceListener = _Listener
+    app: Any
+    _thread: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._read_offset = _NoOffsets()
         self.app.intake.consumer = self
 
-    def _new_consumer_thread(self) -> _ConsumerThread:
+    def _new_consumer_thread(self) -> Any:
         return _ConsumerThread(self, loop=self.loop, thread_loop=self.app.consumer_loop.loop, beacon=self.beacon)
 
     @property
@@ -232,7 +245,8 @@ class _Consumer(driver.Consumer):
 
     on_buffer_drop = on_buffer_full
 
-    async def getmany(self, timeout: float) -> AsyncIterator[tuple[Any, Any]]:  # noqa: ASYNC109  Faust's signature
+    async def getmany(self, timeout: float) -> AsyncIterator[tuple[Any, Any]]:
+        polled: Any
         polled, _ = await self._wait_next_records(timeout)
         if polled and self.flow_active and not self.should_stop:
             tp, poll = next(iter(polled.items()))
@@ -245,7 +259,7 @@ class _Consumer(driver.Consumer):
                     last.offset,
                     last.timestamp / 1000,
                     last.timestamp_type,
-                    (),
+                    None,
                     None,
                     polled,
                     None,
@@ -298,7 +312,13 @@ class BatchApp(faust.App):
     """A Faust app whose agents get whole polls. Give it an intake and the shared consumer loop before it starts."""
 
     def __init__(
-        self, group: str, settings: Settings, intake: Intake, consumer_loop: ConsumerLoop, *, holds_fetches: bool
+        self,
+        group: str,
+        settings: Settings,
+        intake: Intake,
+        consumer_loop: ConsumerLoop,
+        *,
+        holds_fetches: bool,
     ) -> None:
         self.settings, self.intake, self.consumer_loop = settings, intake, consumer_loop
         self.holds_fetches = holds_fetches
@@ -360,7 +380,7 @@ class Intake:
         self.leases.assign((TopicPartition(*tp) for tp in partitions), membership)
 
     async def place(self) -> None:
-        """Give every partition of ours a reader: kept ones go on after the last record taken, others where committed."""
+        """Give every partition a reader: kept ones go on after the last record taken, others where committed."""
         async with self._placing:
             membership, fresh = self.leases.membership, self.leases.fresh
             offsets = await self._on_thread(self.consumer.thread.committed(fresh)) if fresh else {}

@@ -185,9 +185,7 @@ def _read(message: Any, kind: Kind) -> tuple[_Signature, _Payload]:
     if not items:
         raise InvalidInput(f"the message has no {kind.tensors}")
     check_raw_count(len(items), len(raws), kind)
-    described = [
-        (item.name, item.datatype, encode_parameters(item.parameters), *item.shape[:]) for item in items
-    ]
+    described = [(item.name, item.datatype, encode_parameters(item.parameters), *item.shape[:]) for item in items]
     signature = _Signature(tuple(described), bool(raws), encode_parameters(message.parameters))
     return signature, _Payload(message.id, raws or [item.contents for item in items])
 
@@ -201,8 +199,7 @@ def check_raw_count(items: int, raws: int, kind: Kind) -> None:
 @lru_cache(maxsize=4096)
 def _specs(described: tuple[tuple[Any, ...], ...]) -> tuple[TensorSpec, ...]:
     specs = tuple(
-        TensorSpec(name, datatype, tuple(shape), parameters)
-        for name, datatype, parameters, *shape in described
+        TensorSpec(name, datatype, tuple(shape), parameters) for name, datatype, parameters, *shape in described
     )
     for spec in specs:
         tensors.datatype(spec.datatype, spec.name)

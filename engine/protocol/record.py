@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, TypeAlias
 from engine import errors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
 # Ordered pairs, as Kafka keeps them: names may repeat, values may be null.
 Headers: TypeAlias = "tuple[tuple[str, bytes | None], ...]"
+# The same, where a list will do.
+HeaderPairs: TypeAlias = "Sequence[tuple[str, bytes | None]]"
 
 PIPELINE = "pipeline"
 PIPELINE_VERSION = "x-pipeline-version"

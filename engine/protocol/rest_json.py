@@ -127,9 +127,7 @@ def encode_response(message: Any) -> bytes:
     if message.id:
         document["id"] = message.id
     _write_parameters(message, document)
-    document["outputs"] = [
-        _tensor(item, raw, _text_in_response) for item, raw in _contents(message, RESPONSE)
-    ]
+    document["outputs"] = [_tensor(item, raw, _text_in_response) for item, raw in _contents(message, RESPONSE)]
     return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
@@ -195,9 +193,7 @@ def _objects(item: dict[str, Any], name: str, place: str) -> list[dict[str, Any]
     entries: list[dict[str, Any]] = _member(item, name, list, place)
     for number, entry in enumerate(entries):
         if type(entry) is not dict:
-            raise InvalidInput(
-                f'{place} has {_quoted(entry)} as entry {number} of "{name}"; expected an object'
-            )
+            raise InvalidInput(f'{place} has {_quoted(entry)} as entry {number} of "{name}"; expected an object')
     return entries
 
 
@@ -248,9 +244,7 @@ def _quoted(value: object) -> str:
 # Reading: tensors.
 
 
-def _read_tensor(
-    item: dict[str, Any], place: str, message: Any, kind: Kind, as_text: Callable[[object], bool]
-) -> None:
+def _read_tensor(item: dict[str, Any], place: str, message: Any, kind: Kind, as_text: Callable[[object], bool]) -> None:
     name = _name(item, place)
     place = f'tensor "{name}"'
     datatype = tensors.datatype(_member(item, "datatype", str, place), name)
@@ -260,9 +254,7 @@ def _read_tensor(
     elements = _flatten(_member(item, "data", list, place), name)
     count = tensors.element_count(shape, name)
     if len(elements) != count:
-        raise InvalidInput(
-            f"{place} has {len(elements)} elements in data; {datatype.name} {shape} takes {count}"
-        )
+        raise InvalidInput(f"{place} has {len(elements)} elements in data; {datatype.name} {shape} takes {count}")
     text = datatype.dtype is not None or as_text(_content_type(tensor))
     getattr(message, kind.raw).append(_raw(elements, datatype, name, text=text))
 
@@ -338,8 +330,7 @@ def _integers(elements: list[Any], datatype: Datatype, tensor: str) -> NDArray[A
     if elements and (min(elements) < limits.min or max(elements) > limits.max):
         worst = next(e for e in elements if not limits.min <= e <= limits.max)
         raise InvalidInput(
-            f'tensor "{tensor}" is {datatype.name} and cannot hold {worst}; '
-            f"it takes {limits.min} to {limits.max}"
+            f'tensor "{tensor}" is {datatype.name} and cannot hold {worst}; it takes {limits.min} to {limits.max}'
         )
     return np.array(elements, dtype=datatype.dtype)
 
@@ -403,9 +394,7 @@ def _tensor(item: Any, raw: bytes, as_text: Callable[[object], bool]) -> dict[st
     return {**written, "parameters": parameters} if parameters else written
 
 
-def _bytes_data(
-    elements: list[bytes], parameters: dict[str, Any], as_text: Callable[[object], bool]
-) -> list[str]:
+def _bytes_data(elements: list[bytes], parameters: dict[str, Any], as_text: Callable[[object], bool]) -> list[str]:
     if as_text(parameters.get(_CONTENT_TYPE)):
         try:
             return [element.decode() for element in elements]

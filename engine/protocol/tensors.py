@@ -100,9 +100,7 @@ def datatype_of(array: NDArray[Any]) -> str:
 def element_count(shape: Sequence[int], tensor: str) -> int:
     """How many elements a shape holds; InvalidInput for negative dimensions, too many and absurd products."""
     if len(shape) > MAX_DIMENSIONS:
-        raise InvalidInput(
-            f'tensor "{tensor}" has {len(shape)} dimensions; at most {MAX_DIMENSIONS} are possible'
-        )
+        raise InvalidInput(f'tensor "{tensor}" has {len(shape)} dimensions; at most {MAX_DIMENSIONS} are possible')
     for size in shape:
         if size < 0:
             raise InvalidInput(f'tensor "{tensor}" has shape {list(shape)}: a dimension cannot be {size}')

@@ -217,9 +217,7 @@ def _api_version(document: Document) -> str:
     return version if isinstance(version, str) else ""
 
 
-def _add(
-    found: Iterable[Document], resources: dict[tuple[type, str], Resource], problems: list[Problem]
-) -> None:
+def _add(found: Iterable[Document], resources: dict[tuple[type, str], Resource], problems: list[Problem]) -> None:
     for document in found:
         if _is_foreign(document):
             continue
@@ -249,9 +247,7 @@ def _shared_defaults(resources: Iterable[Resource]) -> Iterator[Problem]:
         if other is not resource:
             there = other.document.place(("spec", "default"))
             message = f"{resource.resource_type} {quoted(resource.default)} is already the default of "
-            yield resource.document.problem(
-                ("spec", "default"), f"{message}experiment {quoted(other.name)} at {there}"
-            )
+            yield resource.document.problem(("spec", "default"), f"{message}experiment {quoted(other.name)} at {there}")
 
 
 def _sorted_by_kind(resources: Iterable[Resource]) -> Resources:

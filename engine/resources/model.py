@@ -164,9 +164,7 @@ def _logger(spec: Section) -> Logger | None:
 def _memory(spec: Section) -> str | int | None:
     memory = spec.data.get("memory")
     if isinstance(memory, str) and not _QUANTITY.fullmatch(memory):
-        spec.refuse(
-            f'{spec.title}: "memory" must be a quantity such as 100Ki, not {quoted(memory)}', at="memory"
-        )
+        spec.refuse(f'{spec.title}: "memory" must be a quantity such as 100Ki, not {quoted(memory)}', at="memory")
     return memory if isinstance(memory, str) else spec.number("memory", most=(1 << 63) - 1)
 
 

@@ -67,7 +67,7 @@ def _window(line: str, column: int) -> tuple[str, int]:
     return shown.rstrip(), column - start
 
 
-class TooManyProblems(Exception):  # noqa: N818 - it ends a reading and never reaches a caller, so it is no error
+class TooManyProblems(Exception):
     """Enough problems were found: reading on would help nobody."""
 
 

@@ -49,9 +49,7 @@ class Section:
         """Refuse every key that is not known, with the nearest one that is."""
         for key in self.data:
             if key not in known:
-                self.refuse_key(
-                    key, f"{self.title} has an unknown field {quoted(key)}", did_you_mean(key, known)
-                )
+                self.refuse_key(key, f"{self.title} has an unknown field {quoted(key)}", did_you_mean(key, known))
 
     def has(self, key: str) -> bool:
         """Whether the field is written and not null."""

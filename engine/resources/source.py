@@ -197,7 +197,7 @@ def _line(lines: tuple[str, ...], number: int) -> str:
     return lines[number - 1] if number <= len(lines) else ""
 
 
-class _NotAValue(ValueError):  # noqa: N818 - private to this module: a scalar that looks like a number and is none
+class _NotAValue(ValueError):
     pass
 
 

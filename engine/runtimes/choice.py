@@ -34,7 +34,9 @@ def check(model: Model) -> list[Problem]:
             problems.append(refuse(place, f'parameter "{name}" is "{value}"; it must be a whole number above 0'))
         if name == MAX_BATCH_DELAY:
             place = ("spec", "parameters", index, "name")
-            problems.append(refuse(place, f'parameter "{name}" is not supported yet', "requests of one fetch are stacked"))
+            problems.append(
+                refuse(place, f'parameter "{name}" is not supported yet', "requests of one fetch are stacked")
+            )
     return problems
 
 
@@ -71,7 +73,11 @@ def _check_uri(model: Model) -> list[Problem]:
             whole = bool(parts.hostname and parts.port)
         except ValueError:
             whole = False
-        return [] if whole else [refuse(place, f'"{model.storage_uri}" is no server address', "write grpc://HOST:PORT/NAME")]
+        return (
+            []
+            if whole
+            else [refuse(place, f'"{model.storage_uri}" is no server address', "write grpc://HOST:PORT/NAME")]
+        )
     if scheme == "python":
         named = model.storage_uri.removeprefix("python:").split(":")
         if len(named) == 2 and all(part.replace(".", "a").isidentifier() for part in named):  # noqa: PLR2004  module and attribute

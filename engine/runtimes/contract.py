@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from engine.errors import RequestError
     from engine.protocol.columns import Columns
-    from engine.protocol.record import Headers
+    from engine.protocol.record import HeaderPairs, Headers
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Runtime(Protocol):
     async def metadata(self) -> Any:
         """What is known of the model's tensors, as a `ModelMetadataResponse`."""
 
-    def infer(self, columns: Columns, headers: Sequence[Headers], timeout: float) -> AsyncIterator[Part]:
+    def infer(self, columns: Columns, headers: Sequence[HeaderPairs], timeout: float) -> AsyncIterator[Part]:
         """Answers for every row, in parts that need not wait for each other.
 
         `headers` holds each row's travelling headers, `timeout` bounds each row's call in seconds. A row's failure

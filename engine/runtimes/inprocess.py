@@ -22,7 +22,7 @@ from engine.runtimes.contract import Part
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
-    from engine.protocol.record import Headers
+    from engine.protocol.record import HeaderPairs
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 Arrays: TypeAlias = "Mapping[str, Array]"
@@ -58,7 +58,12 @@ class InProcessRuntime:
     """
 
     def __init__(
-        self, name: str, load_function: Callable[[], Function], *, max_rows: int | None, threads: int = DEFAULT_THREADS
+        self,
+        name: str,
+        load_function: Callable[[], Function],
+        *,
+        max_rows: int | None,
+        threads: int = DEFAULT_THREADS,
     ) -> None:
         self.name, self.max_rows, self.threads = name, max_rows, threads
         self._load_function = load_function
@@ -93,7 +98,7 @@ class InProcessRuntime:
                 metadata.inputs.add(name=parameter)
         return metadata
 
-    async def infer(self, columns: Columns, headers: Sequence[Headers], timeout: float) -> AsyncIterator[Part]:  # noqa: ARG002, ASYNC109  the contract's arguments; a thread cannot be stopped
+    async def infer(self, columns: Columns, headers: Sequence[HeaderPairs], timeout: float) -> AsyncIterator[Part]:  # noqa: ARG002  the contract's arguments; a thread cannot be stopped
         """Answers in parts: stacked where the resource asks for it, otherwise row by row on the model's threads."""
         function, executor = self._function, self._executor
         refusal = ModelFailed(f'model "{self.name}" is not loaded') if function is None else self._refusal(columns)
@@ -204,9 +209,7 @@ class _Run:
 
     def _stack(self, rows: range) -> list[_Result]:
         """One call for all rows; when it fails, each row alone, so that one bad request fails alone."""
-        arrays = {
-            name: _stacked(self._columns, index, rows) for index, name in enumerate(self._columns.names)
-        }
+        arrays = {name: _stacked(self._columns, index, rows) for index, name in enumerate(self._columns.names)}
         try:
             answer = _call(self._function, arrays)
             return [_Result(rows, _outputs(answer, len(rows)))]
@@ -233,11 +236,10 @@ def _stacked(columns: Columns, index: int, rows: range) -> Array:
     return tensors.float32_of_bf16(part) if spec.datatype == "BF16" else part
 
 
-def _outputs(
-    answer: list[tuple[str, Array]], rows: int | None
-) -> tuple[tuple[TensorSpec, ...], tuple[Cells, ...]]:
+def _outputs(answer: Sequence[tuple[str, Array]], rows: int | None) -> tuple[tuple[TensorSpec, ...], tuple[Cells, ...]]:
     """Arrays as specs and cells: one row when `rows` is None, otherwise their first dimension shared out."""
-    specs, cells = [], []
+    specs: list[TensorSpec] = []
+    cells: list[Cells] = []
     for name, array in answer:
         try:
             datatype = tensors.datatype_of(array)

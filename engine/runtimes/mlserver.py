@@ -39,7 +39,9 @@ def load(name: str, requirement: str, artefact: Path, parameters: Mapping[str, s
         settings = importlib.import_module("mlserver.settings")
         cls = getattr(importlib.import_module(module_name), class_name)
     except ImportError as error:
-        raise RuntimeUnavailable(name, f'"{requirement}" needs {error.name}; pip install "millrace[runtimes]"') from error
+        raise RuntimeUnavailable(
+            name, f'"{requirement}" needs {error.name}; pip install "millrace[runtimes]"'
+        ) from error
     try:
         model = cls(
             settings.ModelSettings(

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from engine.protocol.columns import Columns
-    from engine.protocol.record import Headers
+    from engine.protocol.record import HeaderPairs, Headers
 
 # Calls of one model that are out at once in this process; more would only queue in the server.
 MAX_CALLS = 128
@@ -99,7 +99,9 @@ class RemoteRuntime:
     async def metadata(self) -> Any:
         """The server's own metadata of the model, under our name for it."""
         ask = self._channel.unary_unary(
-            f"/{SERVICE}/ModelMetadata", ModelMetadataRequest.SerializeToString, ModelMetadataResponse.FromString
+            f"/{SERVICE}/ModelMetadata",
+            ModelMetadataRequest.SerializeToString,
+            ModelMetadataResponse.FromString,
         )
         try:
             answer = await ask(ModelMetadataRequest(name=self.remote_name), timeout=READY_TIMEOUT)
@@ -108,7 +110,7 @@ class RemoteRuntime:
         answer.name = self.name
         return answer
 
-    async def infer(self, columns: Columns, headers: Sequence[Headers], timeout: float) -> AsyncIterator[Part]:  # noqa: ASYNC109  each row's own deadline
+    async def infer(self, columns: Columns, headers: Sequence[HeaderPairs], timeout: float) -> AsyncIterator[Part]:
         """One call for each row; rows whose answers come together go on together."""
         values = col.encode(columns, col.REQUEST, self.remote_name)
         pending = {
@@ -137,9 +139,11 @@ class RemoteRuntime:
             parts.append(Part(rows, kept, added if any(added) else None))
         return parts
 
-    async def _call(self, row: int, value: bytes, headers: Headers, timeout: float) -> _Answer:  # noqa: ASYNC109  see infer
+    async def _call(self, row: int, value: bytes, headers: HeaderPairs, timeout: float) -> _Answer:
         metadata = tuple(
-            (name, _text(text)) for name, text in headers if name.startswith("x-") and text is not None and _fits(name, text)
+            (name, _text(text))
+            for name, text in headers
+            if name.startswith("x-") and text is not None and _fits(name, text)
         )
         deadline = asyncio.get_running_loop().time() + timeout
         for wait in (*RETRY_WAITS, None):
@@ -167,7 +171,7 @@ class RemoteRuntime:
 _Answer = tuple[int, "bytes | RequestError", "Headers"]
 
 
-async def _added(call: Any, sent: Headers) -> Headers:
+async def _added(call: Any, sent: HeaderPairs) -> Headers:
     """The X- headers that the server's answer has and the request had not."""
     known = {name for name, _ in sent}
     pairs = [*(await call.initial_metadata() or ()), *(await call.trailing_metadata() or ())]

@@ -30,9 +30,7 @@ if TYPE_CHECKING:
 # Where `go install` puts it, besides the path.
 GRPCURL = shutil.which(
     "grpcurl",
-    path=os.pathsep.join(
-        [os.environ.get("PATH", ""), os.environ.get("GOBIN", ""), str(Path.home() / "go/bin")]
-    ),
+    path=os.pathsep.join([os.environ.get("PATH", ""), os.environ.get("GOBIN", ""), str(Path.home() / "go/bin")]),
 )
 
 
@@ -172,9 +170,7 @@ async def test_tritonclient_by_grpc(authority: str) -> None:
     assert await python(script, authority) == TOLD
 
 
-@pytest.mark.skipif(
-    GRPCURL is None, reason="GRPCURL IS NOT INSTALLED: reflection is not proved by a foreign client"
-)
+@pytest.mark.skipif(GRPCURL is None, reason="GRPCURL IS NOT INSTALLED: reflection is not proved by a foreign client")
 class TestGrpcurl:
     async def call(self, authority: str, *arguments: str, stdin: str = "") -> str:
         assert GRPCURL is not None

@@ -60,9 +60,7 @@ class FakeInference:
         self._refuse(target)
         if target.name == "slow":
             await self._wait(request_id)
-        message = messages.ModelInferResponse(
-            model_name=target.name, id=request.id, model_version=self.version
-        )
+        message = messages.ModelInferResponse(model_name=target.name, id=request.id, model_version=self.version)
         for tensor in request.inputs:
             message.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
         raws = request.raw_input_contents or [_raw(tensor) for tensor in request.inputs]
@@ -100,9 +98,7 @@ def _raw(tensor: Any) -> bytes:
     """Typed contents of the two datatypes that these tests send so."""
     from engine.protocol import tensors
 
-    return tensors.typed_to_raw(
-        tensor.contents, tensors.DATATYPES[tensor.datatype], tensor.shape, tensor.name
-    )
+    return tensors.typed_to_raw(tensor.contents, tensors.DATATYPES[tensor.datatype], tensor.shape, tensor.name)
 
 
 class Served:

@@ -89,9 +89,7 @@ async def test_each_error_has_its_status_and_a_request_id(
     assert dict(await call.initial_metadata())["x-request-id"] == "mine"
 
 
-async def test_a_fault_of_ours_is_told_and_logged(
-    served: Any, raw: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_fault_of_ours_is_told_and_logged(served: Any, raw: Any, caplog: pytest.LogCaptureFixture) -> None:
     served.inference.failures["echo"] = KeyError("secret")
     code, text, trailers = await failure_of(served.infer(raw))
     assert code == grpc.StatusCode.INTERNAL
@@ -116,9 +114,7 @@ async def test_a_very_long_error_reaches_the_caller(served: Any, raw: Any) -> No
         (("x-request-id", "x" * 129),),
     ],
 )
-async def test_unfit_metadata_is_refused(
-    served: Any, raw: Any, metadata: tuple[tuple[str, str], ...]
-) -> None:
+async def test_unfit_metadata_is_refused(served: Any, raw: Any, metadata: tuple[tuple[str, str], ...]) -> None:
     code, _, trailers = await failure_of(served.infer(raw, metadata=metadata))
     assert code == grpc.StatusCode.INVALID_ARGUMENT
     assert trailers["x-request-id"].startswith("made-")
@@ -171,9 +167,7 @@ async def test_server_and_model_state(served: Any) -> None:
     assert (server.name, server.version) == ("millrace", engine.__version__)
     model = messages.ModelReadyRequest(name="echo")
     assert (await ask("ModelReady", model, messages.ModelReadyResponse)).ready
-    described = await ask(
-        "ModelMetadata", messages.ModelMetadataRequest(name="echo"), messages.ModelMetadataResponse
-    )
+    described = await ask("ModelMetadata", messages.ModelMetadataRequest(name="echo"), messages.ModelMetadataResponse)
     assert described.inputs[0].name == "x"
 
     served.inference.is_ready = False

@@ -128,9 +128,7 @@ async def test_a_preface_that_comes_byte_by_byte_is_piped(port: Port, backend: B
 
 
 @pytest.mark.parametrize("said", [b"", b"P", PREFACE[:-1]])
-async def test_a_connection_that_does_not_say_what_it_is_ends_at_the_deadline(
-    port: Port, said: bytes
-) -> None:
+async def test_a_connection_that_does_not_say_what_it_is_ends_at_the_deadline(port: Port, said: bytes) -> None:
     reader, writer = await asyncio.open_connection(*port.address)
     writer.write(said)
     async with asyncio.timeout(10):
@@ -181,9 +179,7 @@ async def fill(sender: asyncio.StreamWriter) -> int:
 
 
 @pytest.mark.parametrize("slow", ["far", "caller"])
-async def test_an_end_that_does_not_read_holds_the_other_back(
-    port: Port, backend: Backend, slow: str
-) -> None:
+async def test_an_end_that_does_not_read_holds_the_other_back(port: Port, backend: Backend, slow: str) -> None:
     reader, writer, far_reader, far_writer = await piped(port, backend)
     sender, receiver = (writer, far_reader) if slow == "far" else (far_writer, reader)
     sent = await fill(sender)
@@ -204,9 +200,7 @@ async def test_a_callers_eof_is_passed_on_and_the_way_back_stays_open(port: Port
     writer.close()
 
 
-async def test_a_far_end_that_closes_closes_the_caller_after_its_last_bytes(
-    port: Port, backend: Backend
-) -> None:
+async def test_a_far_end_that_closes_closes_the_caller_after_its_last_bytes(port: Port, backend: Backend) -> None:
     reader, writer, _, far_writer = await piped(port, backend)
     data = os.urandom(4 << 20)
     far_writer.write(data)

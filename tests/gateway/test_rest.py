@@ -70,9 +70,7 @@ async def test_headers_travel_and_come_back(served: Any, document: dict[str, Any
         assert response.headers.getall("x-a") == ["1", "3"]
         assert response.headers.getall("x-request-id") == ["mine"]
         assert response.headers["x-added"] == "1"
-        assert not {"x-split", "x-evil", "seldon-reply", "x-pipeline-version"} & {
-            k.lower() for k in response.headers
-        }
+        assert not {"x-split", "x-evil", "seldon-reply", "x-pipeline-version"} & {k.lower() for k in response.headers}
     _, _, headers, request_id, _ = served.inference.calls[0]
     assert headers == (("x-a", b"1"), ("x-b", b"2"), ("x-a", b"3"))
     assert request_id == "mine"
@@ -90,9 +88,7 @@ async def test_each_error_has_its_status_and_a_request_id(
 ) -> None:
     error, status, _ = failure
     served.inference.failures["echo"] = error
-    async with served.session.post(
-        served.url + ECHO, json=document, headers={"x-request-id": "mine"}
-    ) as response:
+    async with served.session.post(served.url + ECHO, json=document, headers={"x-request-id": "mine"}) as response:
         assert response.status == status
         assert response.headers["x-request-id"] == "mine"
         text = f"{error.step} : {error.text}" if error.step else error.text
@@ -103,9 +99,7 @@ async def test_a_fault_of_ours_is_told_and_logged(
     served: Any, document: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     served.inference.failures["echo"] = KeyError("secret")
-    async with served.session.post(
-        served.url + ECHO, json=document, headers={"x-request-id": "mine"}
-    ) as response:
+    async with served.session.post(served.url + ECHO, json=document, headers={"x-request-id": "mine"}) as response:
         assert response.status == 500
         assert response.headers["x-request-id"] == "mine"
         assert "secret" not in (await response.json())["error"]
@@ -190,9 +184,7 @@ async def test_an_unfit_request_id_is_refused_under_a_new_one(served: Any) -> No
         b"GET /v2 HTTP/9.9\r\nHost: h\r\n\r\n",
     ],
 )
-async def test_what_is_no_http_request_gets_a_v2_error_with_a_request_id(
-    served: Any, request_bytes: bytes
-) -> None:
+async def test_what_is_no_http_request_gets_a_v2_error_with_a_request_id(served: Any, request_bytes: bytes) -> None:
     status, headers, body = await raw_http(served, request_bytes)
     assert status == 400
     assert headers["x-request-id"].startswith("made-")
@@ -201,10 +193,7 @@ async def test_what_is_no_http_request_gets_a_v2_error_with_a_request_id(
 
 async def test_a_header_that_is_not_utf8_is_refused(served: Any) -> None:
     body = b'{"inputs": []}'
-    head = (
-        b"POST /v2/models/echo/infer HTTP/1.1\r\nHost: h\r\nx-a: \xff\xfe\r\nContent-Length: %d\r\n\r\n"
-        % len(body)
-    )
+    head = b"POST /v2/models/echo/infer HTTP/1.1\r\nHost: h\r\nx-a: \xff\xfe\r\nContent-Length: %d\r\n\r\n" % len(body)
     status, headers, text = await raw_http(served, head + body)
     assert status == 400
     assert headers["x-request-id"].startswith("made-")
@@ -236,13 +225,9 @@ async def test_the_limit_itself_is_allowed(small: Any, document: dict[str, Any],
 
 
 @pytest.mark.parametrize(("encoding", "pack"), [("gzip", gzip.compress), ("deflate", zlib.compress)])
-async def test_a_packed_body_is_unpacked(
-    served: Any, document: dict[str, Any], encoding: str, pack: Any
-) -> None:
+async def test_a_packed_body_is_unpacked(served: Any, document: dict[str, Any], encoding: str, pack: Any) -> None:
     headers = {"Content-Encoding": encoding}
-    async with served.session.post(
-        served.url + ECHO, data=pack(orjson.dumps(document)), headers=headers
-    ) as response:
+    async with served.session.post(served.url + ECHO, data=pack(orjson.dumps(document)), headers=headers) as response:
         assert response.status == 200
 
 
@@ -250,9 +235,7 @@ async def test_a_packed_body_is_unpacked(
 async def test_a_packed_body_is_limited_by_what_it_unpacks_to(small: Any, encoding: str, pack: Any) -> None:
     bomb = pack(b" " * 500_000)
     assert len(bomb) < 1000
-    async with small.session.post(
-        small.url + ECHO, data=bomb, headers={"Content-Encoding": encoding}
-    ) as response:
+    async with small.session.post(small.url + ECHO, data=bomb, headers={"Content-Encoding": encoding}) as response:
         assert response.status == 413
         assert "x-request-id" in response.headers
 

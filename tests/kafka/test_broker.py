@@ -82,9 +82,7 @@ async def test_a_port_taken_behind_our_back_is_the_same_error(monkeypatch: pytes
         assert await asyncio.to_thread(serves, first.address)
 
 
-@pytest.mark.parametrize(
-    "listen", ["0.0.0.0:9092", ":9092", "9092", "[::]:9092", "192.168.0.1:9092", "example.org:0"]
-)
+@pytest.mark.parametrize("listen", ["0.0.0.0:9092", ":9092", "9092", "[::]:9092", "192.168.0.1:9092", "example.org:0"])
 def test_an_address_that_others_can_reach_is_refused(listen: str) -> None:
     with pytest.raises(InvalidSettings, match="--kafka-broker"):
         EmbeddedBroker(listen)
@@ -136,9 +134,7 @@ async def test_where_the_package_is_missing_another_broker_is_advised(
         await EmbeddedBroker("127.0.0.1:0").start()
 
 
-async def test_settings_of_the_surroundings_do_not_reach_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_settings_of_the_surroundings_do_not_reach_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / ".env").write_text("STORAGE_ENGINE=foo://bar\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SCHEMA_REGISTRY", "foo://bar")

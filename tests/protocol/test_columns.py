@@ -93,14 +93,10 @@ def spoilt(message: Any, row: Row, kind: Kind) -> bytes:
 
 @settings(max_examples=120, deadline=None)
 @given(batches(), KINDS)
-def test_good_rows_come_out_unchanged_and_bad_rows_are_refused_by_number(
-    batch: list[Row], kind: Kind
-) -> None:
+def test_good_rows_come_out_unchanged_and_bad_rows_are_refused_by_number(batch: list[Row], kind: Kind) -> None:
     groups, refused = columns.decode([written(row, kind) for row in batch], kind)
     assert sorted(item.row for item in refused) == [number for number, row in enumerate(batch) if row.fault]
-    assert sorted(row for rows, _ in groups for row in rows) == [
-        n for n, row in enumerate(batch) if not row.fault
-    ]
+    assert sorted(row for rows, _ in groups for row in rows) == [n for n, row in enumerate(batch) if not row.fault]
     for rows, group in groups:
         assert len(rows) == len(group)
         for number, value in zip(rows, columns.encode(group, kind, "m", "1"), strict=True):
@@ -139,10 +135,7 @@ def request(
 
 def messages_of(group: Columns) -> list[bytes]:
     """A group's rows as protobuf itself writes them, with fields in the order of their numbers."""
-    return [
-        bytes(ModelInferRequest.FromString(value).SerializeToString())
-        for value in columns.encode(group, REQUEST)
-    ]
+    return [bytes(ModelInferRequest.FromString(value).SerializeToString()) for value in columns.encode(group, REQUEST)]
 
 
 def one_group(values: list[bytes]) -> Columns:
@@ -193,9 +186,7 @@ def test_typed_integers_that_do_not_fit_refuse_only_their_row() -> None:
     ((rows, group),), refused = columns.decode(values, REQUEST)
     assert rows == [0, 2]
     assert np.asarray(group.cells[0]).tolist() == [[1], [-1]]
-    assert [(item.row, item.error.text) for item in refused] == [
-        (1, 'tensor "x" is INT8 and cannot hold 300')
-    ]
+    assert [(item.row, item.error.text) for item in refused] == [(1, 'tensor "x" is INT8 and cannot hold 300')]
 
 
 def test_a_zero_among_absurd_dimensions_is_refused() -> None:
@@ -254,9 +245,7 @@ def test_rows_from_a_model_are_cast_to_the_datatype_they_are_said_to_have() -> N
 def test_rows_that_lie_in_columns_order_are_written_row_major() -> None:
     rows = np.asfortranarray(np.arange(8192, dtype=np.int32).reshape(2, 2, 2048))
     made = Columns([b"", b""], (TensorSpec("y", "INT32", (2, 2048)),), (rows,))
-    raws = [
-        RESPONSE.message.FromString(value).raw_output_contents[0] for value in columns.encode(made, RESPONSE)
-    ]
+    raws = [RESPONSE.message.FromString(value).raw_output_contents[0] for value in columns.encode(made, RESPONSE)]
     assert b"".join(raws) == np.arange(8192, dtype="<i4").tobytes()
 
 
@@ -272,9 +261,7 @@ def test_a_long_id_and_large_raw_contents_have_their_lengths_written_right() -> 
     assert messages_of(one_group([value])) == [value]
 
 
-@pytest.mark.parametrize(
-    "choice", ["bool_param", "int64_param", "string_param", "double_param", "uint64_param"]
-)
+@pytest.mark.parametrize("choice", ["bool_param", "int64_param", "string_param", "double_param", "uint64_param"])
 def test_a_parameter_of_every_kind_survives(choice: str) -> None:
     message = ModelInferRequest.FromString(request())
     setattr(message.parameters["p"], choice, {"string_param": "é"}.get(choice, 1))

@@ -49,9 +49,7 @@ print("interchangeable")
 
 @pytest.mark.parametrize("first", ["ours", "theirs"])
 @pytest.mark.parametrize("foreign", FOREIGN)
-def test_messages_live_beside_a_package_that_has_the_same_names_and_share_its_bytes(
-    foreign: str, first: str
-) -> None:
+def test_messages_live_beside_a_package_that_has_the_same_names_and_share_its_bytes(foreign: str, first: str) -> None:
     order = ["engine.protocol.messages", foreign]
     command = [
         sys.executable,
@@ -99,7 +97,5 @@ def test_every_public_name_is_listed() -> None:
 
 def test_requests_and_responses_put_parameters_and_ids_at_the_same_numbers() -> None:
     for name in ("id", "parameters"):
-        numbers = {
-            kind.DESCRIPTOR.fields_by_name[name].number for kind in (ModelInferRequest, ModelInferResponse)
-        }
+        numbers = {kind.DESCRIPTOR.fields_by_name[name].number for kind in (ModelInferRequest, ModelInferResponse)}
         assert len(numbers) == 1

@@ -47,9 +47,7 @@ def test_a_name_that_stands_twice_travels_twice() -> None:
     assert record.travelling(headers) == [("x-a", b"1"), ("x-b", None), ("x-a", b"0")]
 
 
-@pytest.mark.parametrize(
-    "name", ["pipeline", "x-pipeline-version", "seldon-model", "seldon-reply", "seldon-step"]
-)
+@pytest.mark.parametrize("name", ["pipeline", "x-pipeline-version", "seldon-model", "seldon-reply", "seldon-step"])
 def test_names_of_our_own_are_reserved(name: str) -> None:
     assert record.reserved(name)
 
@@ -72,9 +70,7 @@ def test_a_header_that_is_no_text_is_read_all_the_same() -> None:
     assert record.header([("a", b"\xff")], "a") == "\ufffd"
 
 
-@given(
-    st.integers(0, 2**31 - 1), st.text(st.characters(codec="utf-8"), min_size=1), st.integers(0, 2**63 - 1)
-)
+@given(st.integers(0, 2**31 - 1), st.text(st.characters(codec="utf-8"), min_size=1), st.integers(0, 2**63 - 1))
 def test_a_reply_address_is_read_back_as_it_was_written(partition: int, instance: str, number: int) -> None:
     address = ReplyAddress(partition, instance, number)
     assert ReplyAddress.parse(address.encode().decode()) == address
@@ -137,9 +133,7 @@ def test_the_time_of_a_request_id_can_be_read_back(seconds: int, machine: bytes,
     assert record.xid_seconds(record.xid(seconds, machine, counter)) == seconds
 
 
-@pytest.mark.parametrize(
-    "text", ["", "9m4e2mr0ui3e8a215n4", "9M4E2MR0UI3E8A215N4G", "9m4e2mr0ui3e8a215n4w", "é" * 20]
-)
+@pytest.mark.parametrize("text", ["", "9m4e2mr0ui3e8a215n4", "9M4E2MR0UI3E8A215N4G", "9m4e2mr0ui3e8a215n4w", "é" * 20])
 def test_a_text_that_is_no_request_id_of_ours_has_no_time(text: str) -> None:
     assert record.xid_seconds(text) is None
 

@@ -33,9 +33,7 @@ def body(data: Any, datatype: str = "INT32", shape: Any = None, **members: Any) 
 def array(message: Any) -> Any:
     """The one tensor of a message."""
     item = (message.inputs if isinstance(message, ModelInferRequest) else message.outputs)[0]
-    raws = (
-        message.raw_input_contents if isinstance(message, ModelInferRequest) else message.raw_output_contents
-    )
+    raws = message.raw_input_contents if isinstance(message, ModelInferRequest) else message.raw_output_contents
     return tensors.array_of(raws[0], DATATYPES[item.datatype], item.shape)
 
 
@@ -125,9 +123,7 @@ def test_nan_and_infinities_are_read_from_null_and_their_names(name: str) -> Non
 
 
 def test_whole_numbers_written_with_a_point_are_integers() -> None:
-    assert rest_json.decode_request(
-        b'{"inputs":[{"name":"x","shape":[2],"datatype":"INT8","data":[1.0,-1e1]}]}'
-    )
+    assert rest_json.decode_request(b'{"inputs":[{"name":"x","shape":[2],"datatype":"INT8","data":[1.0,-1e1]}]}')
     assert read([1.0, 2], "INT64") == [1, 2]
 
 
@@ -180,9 +176,7 @@ def test_a_malformed_request_is_refused_with_what_was_expected(request_body: byt
     assert refused(request_body) == text
 
 
-@pytest.mark.parametrize(
-    "request_body", [b"{", b"inputs", b'{"a":NaN}', b'{"a":"\xff"}', b'"\\ud800"', b'{"a":1e999}']
-)
+@pytest.mark.parametrize("request_body", [b"{", b"inputs", b'{"a":NaN}', b'{"a":"\xff"}', b'"\\ud800"', b'{"a":1e999}'])
 def test_a_body_that_is_not_json_is_refused(request_body: bytes) -> None:
     assert refused(request_body).startswith("the body is not JSON: ")
 
@@ -233,9 +227,7 @@ def test_data_that_does_not_fill_the_shape_is_refused_with_both_counts(data: lis
     assert text == f'tensor "x" has {count} elements in data; INT32 [2, 2] takes 4'
 
 
-@pytest.mark.parametrize(
-    "data", [[[1, 2], [3]], [[1], 2], [1, [2]], [[[1, 2]], [[3], [4]]], [[], [1, 2, 3, 4]]]
-)
+@pytest.mark.parametrize("data", [[[1, 2], [3]], [[1], 2], [1, [2]], [[[1, 2]], [[3], [4]]], [[], [1, 2, 3, 4]]])
 def test_ragged_data_is_refused(data: list[Any]) -> None:
     assert 'tensor "x" has ragged data: ' in refused(body(data, shape=[4]))
 
@@ -252,9 +244,7 @@ def test_ragged_data_is_refused(data: list[Any]) -> None:
         ("BYTES", 1, "1"),
     ],
 )
-def test_an_element_of_the_wrong_type_is_refused_with_its_place(
-    datatype: str, wrong: object, found: str
-) -> None:
+def test_an_element_of_the_wrong_type_is_refused_with_its_place(datatype: str, wrong: object, found: str) -> None:
     good: Any = {"BOOL": True, "BYTES": "a"}.get(datatype, 1)
     text = refused(body([good, wrong], datatype))
     assert text.startswith(f'tensor "x" is {datatype} and takes ')
@@ -269,9 +259,7 @@ def test_integers_out_of_range_are_refused_with_the_range(datatype: str) -> None
     assert read([int(limits.min), int(limits.max)], datatype) == [limits.min, limits.max]
     for wrong in (int(limits.min) - 1, int(limits.max) + 1):
         if -(2**63) <= wrong < 2**64:
-            expected = (
-                f'tensor "x" is {datatype} and cannot hold {wrong}; it takes {limits.min} to {limits.max}'
-            )
+            expected = f'tensor "x" is {datatype} and cannot hold {wrong}; it takes {limits.min} to {limits.max}'
             assert refused(body([0, wrong], datatype)) == expected
 
 
@@ -356,9 +344,7 @@ def test_fp32_is_written_with_the_digits_it_has(typed: bool) -> None:  # noqa: F
 
 def test_integers_of_64_bits_are_written_with_all_their_digits() -> None:
     raw = np.array([2**63 - 1, -(2**63)], dtype="<i8").tobytes()
-    assert b"[9223372036854775807,-9223372036854775808]" in rest_json.encode_response(
-        response("INT64", [2], raw)
-    )
+    assert b"[9223372036854775807,-9223372036854775808]" in rest_json.encode_response(response("INT64", [2], raw))
 
 
 def test_bytes_are_written_as_base64() -> None:

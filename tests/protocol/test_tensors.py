@@ -91,9 +91,7 @@ def test_raw_bytes_that_pass_the_check_split_into_their_count_of_elements(raw: b
 @pytest.mark.parametrize("length", [4, 0x7FFFFFFF, 0xFFFFFFFF])
 def test_a_bytes_element_that_claims_more_than_there_is_is_refused(length: int) -> None:
     with pytest.raises(InvalidInput, match='tensor "x" has raw BYTES contents that end inside element 1'):
-        tensors.check_raw(
-            tensors.join_bytes([b"a"]) + struct.pack("<I", length) + b"abc", DATATYPES["BYTES"], [2], "x"
-        )
+        tensors.check_raw(tensors.join_bytes([b"a"]) + struct.pack("<I", length) + b"abc", DATATYPES["BYTES"], [2], "x")
 
 
 def test_a_bytes_length_that_is_cut_off_is_refused() -> None:
@@ -117,9 +115,7 @@ def test_negative_dimensions_are_refused(shape: list[int]) -> None:
         tensors.element_count(shape, "x")
 
 
-@pytest.mark.parametrize(
-    "shape", [[(1 << 40) + 1], [1 << 20, 1 << 21], [(1 << 63) - 1] * 3, [0, 1 << 40, 1 << 40]]
-)
+@pytest.mark.parametrize("shape", [[(1 << 40) + 1], [1 << 20, 1 << 21], [(1 << 63) - 1] * 3, [0, 1 << 40, 1 << 40]])
 def test_shapes_beyond_all_memory_are_refused(shape: list[int]) -> None:
     with pytest.raises(InvalidInput, match="elements are too many"):
         tensors.element_count(shape, "x")
@@ -151,9 +147,7 @@ def test_typed_contents_that_do_not_fill_the_shape_are_refused(name: str) -> Non
     datatype = DATATYPES[name]
     contents = InferTensorContents()
     getattr(contents, datatype.contents).extend([b"a"] if name == "BYTES" else [1])
-    with pytest.raises(
-        InvalidInput, match=rf'"x" has 1 elements in {datatype.contents}; {name} \[2, 1\] takes 2'
-    ):
+    with pytest.raises(InvalidInput, match=rf'"x" has 1 elements in {datatype.contents}; {name} \[2, 1\] takes 2'):
         tensors.typed_to_raw(contents, datatype, (2, 1), "x")
 
 

@@ -128,8 +128,7 @@ def test_json_is_canonical() -> None:
     resource, _ = parse(document(text))
     assert resource
     assert to_json(resource) == (
-        '{"apiVersion":"mlops.seldon.io/v1alpha1","kind":"Model",'
-        '"metadata":{"name":"m"},"spec":{"storageUri":"ü"}}'
+        '{"apiVersion":"mlops.seldon.io/v1alpha1","kind":"Model","metadata":{"name":"m"},"spec":{"storageUri":"ü"}}'
     )
 
 
@@ -338,9 +337,7 @@ def test_load_refuses_two_experiments_with_one_default(tmp_path: Path) -> None:
 
 
 def test_a_model_and_a_pipeline_of_one_name_may_each_be_a_default(tmp_path: Path) -> None:
-    (tmp_path / "a.yaml").write_text(
-        experiment_yaml("e", "m") + "---\n" + experiment_yaml("f", "m", "pipeline")
-    )
+    (tmp_path / "a.yaml").write_text(experiment_yaml("e", "m") + "---\n" + experiment_yaml("f", "m", "pipeline"))
     assert load([tmp_path])[1] == []
 
 
@@ -352,9 +349,7 @@ def test_load_gives_what_is_sound_beside_all_problems(tmp_path: Path) -> None:
     assert ([model.name for model in resources.models], len(problems)) == (["a"], 3)
 
 
-def test_a_loaded_resource_knows_its_file_as_it_was_given(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_loaded_resource_knows_its_file_as_it_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "a.yaml").write_text(model_yaml("a"))

@@ -6,9 +6,7 @@ from engine.resources import Metadata, Problem, Resource, documents, parse
 
 
 def parsed(metadata: str) -> tuple[Resource | None, list[Problem]]:
-    text = (
-        f"apiVersion: mlops.seldon.io/v1alpha1\nkind: Model\nmetadata: {metadata}\nspec: {{storageUri: m}}\n"
-    )
+    text = f"apiVersion: mlops.seldon.io/v1alpha1\nkind: Model\nmetadata: {metadata}\nspec: {{storageUri: m}}\n"
     found, faults = documents(text, "m.yaml")
     assert faults == []
     return parse(found[0])
@@ -21,9 +19,7 @@ def messages(metadata: str) -> list[str]:
 
 
 def test_namespace_labels_annotations_and_generation_are_kept() -> None:
-    resource, problems = parsed(
-        "{name: m, namespace: ml, labels: {b: x, a: y}, annotations: {c: d}, generation: 4}"
-    )
+    resource, problems = parsed("{name: m, namespace: ml, labels: {b: x, a: y}, annotations: {c: d}, generation: 4}")
     assert problems == []
     assert resource
     assert resource.metadata == Metadata("ml", (("a", "y"), ("b", "x")), (("c", "d"),), 4)

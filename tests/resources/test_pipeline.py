@@ -131,9 +131,7 @@ def test_a_repeated_step_is_refused_at_its_second_place() -> None:
 
 
 def test_a_step_called_like_the_pipeline_is_refused() -> None:
-    assert refusals("  steps: [{name: fraud}]\n") == [
-        '1:18: pipeline "fraud" must not have a step of its own name'
-    ]
+    assert refusals("  steps: [{name: fraud}]\n") == ['1:18: pipeline "fraud" must not have a step of its own name']
 
 
 def test_a_step_needs_a_name() -> None:
@@ -163,9 +161,7 @@ def test_an_empty_reference_of_a_step_is_refused(reference: str, key: str, noun:
 
 
 def test_an_empty_output_step_is_refused() -> None:
-    assert refusals(ONE_STEP + "  output: {steps: ['']}\n") == [
-        '2:21: pipeline "fraud" output has an empty step'
-    ]
+    assert refusals(ONE_STEP + "  output: {steps: ['']}\n") == ['2:21: pipeline "fraud" output has an empty step']
 
 
 def test_empty_external_references_are_refused() -> None:
@@ -176,9 +172,7 @@ def test_empty_external_references_are_refused() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    "section", ["{}", "{externalInputs: []}", "{externalInputs: ~}", "{externalTriggers: [p]}"]
-)
+@pytest.mark.parametrize("section", ["{}", "{externalInputs: []}", "{externalInputs: ~}", "{externalTriggers: [p]}"])
 def test_an_input_without_external_inputs_is_refused(section: str) -> None:
     (refusal,) = refusals(ONE_STEP + f"  input: {section}\n")
     assert refusal.endswith('pipeline "fraud" input has no "externalInputs"')
