@@ -192,9 +192,9 @@ class Process:
         await self.supervisor.start()
 
     async def _start_gateway(self) -> None:
-        desk = ReplyDesk(self.settings, self.topics, self.instance, holds_fetches=self.topology.holds_fetches)
+        desk = ReplyDesk(self.settings, self.topics, self.topology, self.instance)
         self._stops.append(desk.stop)
-        await desk.start(self.topology)
+        await desk.start()
         supervisor = self.supervisor
         plane = DataPlane(
             self.settings,

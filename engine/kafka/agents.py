@@ -1,4 +1,4 @@
-"""Workers: one Faust app, so one consumer group, per pipeline and one for all models. Batch in, plan, checkpoint out."""
+"""Workers: one Faust app, so one consumer group, per pipeline and one for all models; batch in, checkpoint out."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
 
+from aiokafka.errors import KafkaError
+
 from engine.errors import InvalidInput, TooLarge
+from engine.kafka import client
 from engine.kafka.checkpoint import Checkpoints
 from engine.kafka.transport import BatchApp, Intake
 from engine.protocol import columns as col
@@ -30,6 +33,10 @@ DRAIN_SECONDS = 10.0
 
 # How long an app may take to stop before it is left behind.
 STOP_SECONDS = 10.0
+
+
+# What a request in flight costs in memory beside its payload: objects, headers, records that wait to be written.
+REQUEST_BYTES = 4096
 
 
 class Worker:
@@ -59,12 +66,15 @@ class Worker:
         self._draining = False
 
     async def start(self, routes: Mapping[str, Execution]) -> None:
-        """Join the group and begin; returns when the first partitions are assigned."""
+        """Begin, and join the group; `intake.assigned` tells when partitions are there. Raises BrokerUnavailable."""
         self.routes = dict(routes)
         self.checkpoints.start()
-        self._app.agent(self._app.inputs(*[list(routes)]), name=self.group)(self._consume)
-        await self._app.start()
-        await self.intake.assigned.wait()
+        self._app.agent(self._app.inputs(list(routes)), name=self.group)(self._consume)
+        try:
+            await asyncio.wait_for(self._app.start(), client.CONNECT_TIMEOUT)
+        except (KafkaError, TimeoutError, OSError) as error:
+            await self.stop()
+            raise client.unavailable(self._settings, error) from error
 
     def reroute(self, routes: Mapping[str, Execution]) -> None:
         """From the next poll on, these executions take the requests."""
@@ -135,7 +145,7 @@ class Worker:
             execution.refuse(requests[row], error)
 
     def _request(self, execution: Execution, lease: Lease, record: Any) -> Request:
-        size = len(record.value or b"")
+        size = len(record.value or b"") + REQUEST_BYTES
         return execution.new_request(lease, record.partition, record.offset, record.key, record.headers, size)
 
     def _oversized(self, request: Request) -> None:

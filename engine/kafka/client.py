@@ -135,6 +135,8 @@ class Topology:
         return {topic["topic"]: len(topic["partitions"]) for topic in found if not topic["error_code"]}
 
     async def _create(self, wanted: Mapping[str, Mapping[str, str]], partitions: int) -> None:
+        if all(name in self._known for name in wanted):
+            return
         async with self._lock:
             missing = {name: configs for name, configs in wanted.items() if name not in self._known}
             if not missing:

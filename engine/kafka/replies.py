@@ -17,7 +17,7 @@ import aiokafka
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from aiokafka.partitioner import murmur2
 
-from engine.errors import Overloaded, RequestError, TimedOut, TooLarge, Unreachable
+from engine.errors import BrokerUnavailable, Overloaded, RequestError, TimedOut, TooLarge, Unreachable
 from engine.kafka import client
 from engine.kafka.transport import FETCH_WAIT_BUSY_MS, FETCH_WAIT_MS, FETCH_WAIT_QUIET_MS, QUIET_AFTER
 from engine.protocol.record import ERROR_CODE, ERROR_STEP, REPLY, ReplyAddress, Topics, error_of, header
@@ -43,9 +43,9 @@ class Reply:
 class ReplyDesk:
     """Publishes requests and hands each its reply. One per gateway process."""
 
-    def __init__(self, settings: Settings, topics: Topics, instance: str, *, holds_fetches: bool) -> None:
-        self._settings, self._topics, self._instance = settings, topics, instance
-        self._holds_fetches = holds_fetches
+    def __init__(self, settings: Settings, topics: Topics, topology: client.Topology, instance: str) -> None:
+        self._settings, self._topics, self._topology, self._instance = settings, topics, topology, instance
+        holds_fetches = self._holds_fetches = topology.holds_fetches
         self._producer = client.new_producer(settings)
         self._reader = client.new_reader(settings, fetch_wait_ms=FETCH_WAIT_BUSY_MS if holds_fetches else FETCH_WAIT_MS)
         self._partition = random.randrange(settings.partitions)  # noqa: S311  spreads gateways, guards nothing
@@ -58,9 +58,9 @@ class ReplyDesk:
         """How many callers wait."""
         return len(self._waiting)
 
-    async def start(self, topology: client.Topology) -> None:
+    async def start(self) -> None:
         """Create the topic, fix the position to read from, begin to read."""
-        await topology.ensure_replies(self._topics.replies)
+        await self._topology.ensure_replies(self._topics.replies)
         await client.start(self._producer, self._settings)
         await client.start(self._reader, self._settings)
         partition = aiokafka.TopicPartition(self._topics.replies, self._partition)
@@ -94,6 +94,7 @@ class ReplyDesk:
         published = False
         try:
             async with asyncio.timeout(timeout):
+                await self._ensure(topic)
                 await self._publish(topic, key, value, (*headers, (REPLY, address)))
                 published = True
                 return await future
@@ -105,6 +106,13 @@ class ReplyDesk:
             self._waiting.pop(number, None)
             if future.done() and not future.cancelled():
                 future.exception()  # a reply that nobody waits for any more is no error of the loop's
+
+    async def _ensure(self, topic: str) -> None:
+        """No worker may have come yet to create the topic; the request waits there for one."""
+        try:
+            await self._topology.ensure([topic])
+        except BrokerUnavailable as error:
+            raise Unreachable(str(error)) from None
 
     async def _publish(self, topic: str, key: bytes, value: bytes, headers: Headers) -> None:
         # What Java's clients do with a key, so that all records of a key are where other producers put them.

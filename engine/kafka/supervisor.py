@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from engine.dataflow import plan
 from engine.dataflow.compiler import compile_pipeline
@@ -21,9 +21,8 @@ from engine.resources import Model, Pipeline
 from engine.runtimes import choice
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Coroutine, Iterable, Sequence
 
-    from engine.execution import Finished
     from engine.kafka.client import Topology
     from engine.kafka.registry import Key, Registry
     from engine.protocol.record import RequestIds, Topics
@@ -69,7 +68,7 @@ class Supervisor:
         self._told: dict[Key, State] = {}
         self._changed = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
-        self.settled = asyncio.Event()
+        self._jobs: dict[Key, asyncio.Task[None]] = {}
 
     async def start(self) -> None:
         """Connect, and begin to follow the registry."""
@@ -81,9 +80,10 @@ class Supervisor:
 
     async def stop(self) -> None:
         """Drain and stop every worker, say good-bye, free the models."""
-        for task in self._tasks:
+        tasks = [*self._tasks, *self._jobs.values()]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         workers = [worker for _, worker in self._workers.values()]
         if self._models_worker is not None:
             workers.append(self._models_worker)
@@ -108,8 +108,7 @@ class Supervisor:
     async def _follow(self) -> None:
         while True:
             await self._changed.wait()
-            if self.settled.is_set():
-                await asyncio.sleep(SETTLE_SECONDS)
+            await asyncio.sleep(SETTLE_SECONDS)
             self._changed.clear()
             try:
                 await self._apply()
@@ -118,8 +117,6 @@ class Supervisor:
                 log.warning("could not take up a change, trying again: %s", error)
                 await asyncio.sleep(CHECK_SECONDS)
                 self._changed.set()
-                continue
-            self.settled.set()
 
     async def _beat(self) -> None:
         loop = asyncio.get_running_loop()
@@ -135,36 +132,60 @@ class Supervisor:
             await asyncio.sleep(CHECK_SECONDS)
 
     async def _apply(self) -> None:
-        """Make what runs here equal to what the registry holds."""
+        """Begin whatever makes what runs here equal to what the registry holds."""
         resources = dict(self._registry.view.resources)
         models = {key[1]: loaded for key, loaded in resources.items() if isinstance(loaded.resource, Model)}
         pipelines = {key[1]: loaded for key, loaded in resources.items() if isinstance(loaded.resource, Pipeline)}
         await self._topology.ensure(self._topic_names(models, pipelines))
-        loading = asyncio.gather(self._apply_models(models), self._apply_models_worker(models))
-        await asyncio.gather(loading, *(self._apply_pipeline(loaded) for loaded in pipelines.values()))
-        for name in [name for name in self._workers if name not in pipelines]:
-            await self._stop_pipeline(name)
-        for key in [key for key in self._told if key not in resources]:
+        for name, loaded in models.items():
+            if self._loaded_model(name) != loaded:
+                self._begin(("model", name), self._load_model(loaded))
+        for name in {*self._runtimes, *self._failed} - set(models):
+            self._begin(("model", name), self._unload_model(name))
+        if self._models_worker_stale(models):
+            self._begin(("models", ""), self._start_models_worker(models))
+        for name, loaded in pipelines.items():
+            running = self._workers.get(name)
+            if running is None or running[0] != loaded or running[1].crashed:
+                self._begin(("pipeline", name), self._start_pipeline(loaded))
+        for name in set(self._workers) - set(pipelines):
+            self._begin(("pipeline", name), self._stop_pipeline(name))
+        for key in set(self._told) - set(resources):
             del self._told[key]
             await self._registry.forget(key, self._instance)
         await self._check()
+
+    def _begin(self, key: Key, job: Coroutine[Any, Any, None]) -> None:
+        """Do one thing at a time for each resource, and never wait for one with another."""
+        if key in self._jobs:
+            job.close()  # when the running one ends, what is still to do is looked at again
+            return
+        self._jobs[key] = asyncio.create_task(self._do(key, job))
+
+    async def _do(self, key: Key, job: Coroutine[Any, Any, None]) -> None:
+        try:
+            await job
+        except EngineError as error:
+            log.warning("%s %s: trying again: %s", *key, error)
+            await asyncio.sleep(CHECK_SECONDS)
+        finally:
+            del self._jobs[key]
+        self._changed.set()
 
     def _topic_names(self, models: dict[str, Loaded], pipelines: dict[str, Loaded]) -> list[str]:
         steps = {step.name for loaded in pipelines.values() for step in loaded.resource.steps}  # type: ignore[union-attr]
         owners = [(Owner.MODEL, name) for name in {*models, *steps}] + [(Owner.PIPELINE, name) for name in pipelines]
         return [self._topics.of(owner, name, side) for owner, name in owners for side in Side]
 
-    async def _apply_models(self, models: dict[str, Loaded]) -> None:
-        changed = [loaded for name, loaded in models.items() if self._loaded_model(name) != loaded]
-        await asyncio.gather(*(self._load_model(loaded) for loaded in changed))
-        for name in [name for name in self._runtimes if name not in models]:
-            _, runtime = self._runtimes.pop(name)
-            await runtime.unload()
-        self._failed = {name: failure for name, failure in self._failed.items() if name in models}
-
     def _loaded_model(self, name: str) -> Loaded | None:
         found = self._runtimes.get(name) or self._failed.get(name)
         return found[0] if found else None
+
+    async def _unload_model(self, name: str) -> None:
+        self._failed.pop(name, None)
+        found = self._runtimes.pop(name, None)
+        if found is not None:
+            await found[1].unload()
 
     async def _load_model(self, loaded: Loaded) -> None:
         """Load a model; the old one answers until the new one does, and goes on if the new one cannot."""
@@ -191,50 +212,47 @@ class Supervisor:
         if old is not None:
             await old[1].unload()
 
-    async def _apply_models_worker(self, models: dict[str, Loaded]) -> None:
-        """One group reads all models' inputs; its topics are fixed at its start, so other topics mean a new member."""
-        wanted = {self._topics.of(Owner.MODEL, name, Side.INPUTS): name for name in models}
-        worker = self._models_worker
-        if worker is not None and (set(worker.routes) != set(wanted) or worker.crashed):
-            await worker.stop()
-            worker = self._models_worker = None
-        if worker is None and wanted:
-            worker = self._new_worker(self._topics.group(Owner.MODEL, ""))
-            finished = worker.checkpoints.finished
-            self._models_worker = worker
-            routes = {
-                topic: self._execution(plan.single_model(name), 1, Owner.MODEL, finished)
-                for topic, name in wanted.items()
-            }
-            await worker.start(routes)
+    def _models_topics(self, models: Iterable[str]) -> dict[str, str]:
+        return {self._topics.of(Owner.MODEL, name, Side.INPUTS): name for name in models}
 
-    async def _apply_pipeline(self, loaded: Loaded) -> None:
+    def _models_worker_stale(self, models: Iterable[str]) -> bool:
+        worker, wanted = self._models_worker, self._models_topics(models)
+        if worker is None:
+            return bool(wanted)
+        return worker.crashed or set(worker.routes) != set(wanted)
+
+    async def _start_models_worker(self, models: Iterable[str]) -> None:
+        """One group reads all models' inputs; its topics are fixed at its start, so other topics mean a new member."""
+        old, self._models_worker = self._models_worker, None
+        if old is not None:
+            await old.stop()
+        wanted = self._models_topics(models)
+        if wanted:
+            worker = self._new_worker(self._topics.group(Owner.MODEL, ""))
+            plans = {topic: plan.single_model(name) for topic, name in wanted.items()}
+            await worker.start({topic: self._execution(p, 1, Owner.MODEL, worker) for topic, p in plans.items()})
+            self._models_worker = worker
+
+    async def _start_pipeline(self, loaded: Loaded) -> None:
         """Start a pipeline's worker, or give the running one the new version between two polls."""
         pipeline = loaded.resource
         assert isinstance(pipeline, Pipeline)
-        running = self._workers.get(pipeline.name)
-        if running is not None and running[0] == loaded and not running[1].crashed:
-            return
+        name = pipeline.name
         compiled, problems = compile_pipeline(pipeline)
         if compiled is None:
             await self._tell(loaded, FAILED, problems[0].message)
             return
-        if running is not None and running[1].crashed:
-            await self._stop_pipeline(pipeline.name)
-            running = None
-        topic = self._topics.of(Owner.PIPELINE, pipeline.name, Side.INPUTS)
-        if running is not None:
-            worker = running[1]
-            finished = worker.checkpoints.finished
-            worker.reroute({topic: self._execution(compiled, loaded.version, Owner.PIPELINE, finished)})
-            self._workers[pipeline.name] = (loaded, worker)
-            return
-        await self._tell(loaded, CREATING, "joining its consumer group")
-        worker = self._new_worker(self._topics.group(Owner.PIPELINE, pipeline.name))
-        self._workers[pipeline.name] = (loaded, worker)
-        await worker.start(
-            {topic: self._execution(compiled, loaded.version, Owner.PIPELINE, worker.checkpoints.finished)}
-        )
+        if name in self._workers and self._workers[name][1].crashed:
+            await self._stop_pipeline(name)
+        topic = self._topics.of(Owner.PIPELINE, name, Side.INPUTS)
+        if name in self._workers:
+            worker = self._workers[name][1]
+            worker.reroute({topic: self._execution(compiled, loaded.version, Owner.PIPELINE, worker)})
+        else:
+            await self._tell(loaded, CREATING, "joining its consumer group")
+            worker = self._new_worker(self._topics.group(Owner.PIPELINE, name))
+            await worker.start({topic: self._execution(compiled, loaded.version, Owner.PIPELINE, worker)})
+        self._workers[name] = (loaded, worker)
 
     async def _stop_pipeline(self, name: str) -> None:
         _, worker = self._workers.pop(name)
@@ -250,14 +268,14 @@ class Supervisor:
             holds_fetches=self._topology.holds_fetches,
         )
 
-    def _execution(self, compiled: plan.Plan, version: int, owner: Owner, finished: Finished) -> Execution:
+    def _execution(self, compiled: plan.Plan, version: int, owner: Owner, worker: Worker) -> Execution:
         return Execution(
             compiled,
             version,
             owner,
             self._topics,
             self._runtime_or_error,
-            finished,
+            worker.checkpoints.finished,
             timeout=self._settings.request_timeout,
             max_message_bytes=self._settings.max_message_bytes,
             new_request_id=self._request_ids.new,

@@ -82,7 +82,7 @@ class InProcessRuntime:
         if executor is not None:
             await asyncio.to_thread(executor.shutdown, cancel_futures=True)
         if function is not None and function.close is not None:
-            function.close()
+            await asyncio.to_thread(function.close)
 
     async def ready(self) -> bool:
         """Whether the model is loaded."""
