@@ -1,0 +1,99 @@
+"""Products that run on a broker: one for all tests that only call it, fresh ones for tests that stop them."""
+
+from __future__ import annotations
+
+import secrets
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+# As in tests/conftest.py: modules beside this file have to be put in reach.
+sys.path.insert(0, str(Path(__file__).parent))
+
+from product import RESOURCES, SAMPLES, Product
+from topics import Kafka
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+SHARED_NAMESPACE = "default"
+
+
+def _running(broker: str, folder: Path) -> Iterator[Product]:
+    product = Product(
+        folder, "up", SAMPLES, RESOURCES, "--kafka-broker", broker, "--listen", "127.0.0.1:0",
+        "--namespace", SHARED_NAMESPACE,
+    )  # fmt: skip
+    try:
+        yield product.start()
+        product.stop()
+    finally:
+        product.kill()
+
+
+@pytest.fixture(scope="session")
+def product_on_embedded(embedded_broker: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
+    """`seldon up` with all samples and the tests' own resources, on the embedded broker."""
+    yield from _running(embedded_broker, tmp_path_factory.mktemp("product"))
+
+
+@pytest.fixture(scope="session")
+def product_on_kafka(kafka_broker: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
+    """The same on Apache Kafka."""
+    yield from _running(kafka_broker, tmp_path_factory.mktemp("product"))
+
+
+@pytest.fixture
+def product(broker: str, request: pytest.FixtureRequest) -> Product:  # noqa: ARG001  it gives the test its parameter
+    """A running product that all tests of a broker share: call it, do not stop it."""
+    kind = request.node.callspec.params["broker"]
+    running: Product = request.getfixturevalue(f"product_on_{kind}")
+    assert running.running, f"the product has ended with {running.process.returncode}\n{running.said}"
+    return running
+
+
+@pytest.fixture
+def kafka(broker: str) -> Iterator[Kafka]:
+    """An independent client of the broker."""
+    with Kafka(broker) as client:
+        yield client
+
+
+@pytest.fixture
+def seldon_up(
+    broker: str, namespace: str, tmp_path: Path
+) -> Iterator[Callable[..., Product]]:
+    """Makes processes in this test's own namespace: `seldon_up("worker", PATH, ...)`; what still runs is killed."""
+    made: list[Product] = []
+
+    def make(part: str, *arguments: Any, settings: dict[str, str] | None = None, **flags: Any) -> Product:
+        named = {"namespace": namespace, "kafka_broker": broker, "partitions": 2, **flags}
+        if part in ("up", "gateway"):
+            named.setdefault("listen", "127.0.0.1:0")
+        options = [
+            word
+            for flag, value in named.items()
+            if value is not None
+            for word in (f"--{flag.replace('_', '-')}", value)
+        ]
+        product = Product(tmp_path / f"process-{len(made)}", part, *arguments, *options, settings=settings)
+        made.append(product)
+        return product
+
+    yield make
+    for product in made:
+        product.kill()
+
+
+@pytest.fixture
+def request_id() -> str:
+    """An id that no other request has."""
+    return f"test-{secrets.token_hex(8)}"
+
+
+@pytest.fixture
+def topic() -> Callable[..., str]:
+    """Topic names of the shared product: `topic("model", "iris", "inputs")`."""
+    return lambda *parts: ".".join(("seldon", SHARED_NAMESPACE, *parts))
