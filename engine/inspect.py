@@ -205,8 +205,7 @@ async def inspect(
         await tails.look_back(deadline)
     except TimeoutError:
         raise TimedOut(
-            f"the broker at {settings.kafka_broker} did not give the records within {timeout:g} s; "
-            "raise --timeout-secs"
+            f"the broker at {settings.kafka_broker} did not give the records within {timeout:g} s; raise --timeout-secs"
         ) from None
     except KafkaError as error:
         raise client.unavailable(settings, error) from error
@@ -346,9 +345,7 @@ class _Tails:
         if belongs(raw.headers, self.pipeline, unnamed=self.sources[raw.topic].unnamed):
             partition.own += 1
             self.records[raw.topic].append(
-                Record(
-                    raw.topic, raw.partition, raw.offset, raw.timestamp, raw.key, raw.value, tuple(raw.headers)
-                )
+                Record(raw.topic, raw.partition, raw.offset, raw.timestamp, raw.key, raw.value, tuple(raw.headers))
             )
 
 

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from engine.dataflow.plan import ENTRY, Edge, Node, Plan
 from engine.protocol.record import Side
 from engine.resources import Join, nearest
+from engine.resources.source import Findings, TooManyProblems
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from engine.resources import Pipeline, Problem, Step
     from engine.resources.source import KeyPath
+
+# Nobody reads more names than these in one message.
+_MOST_NAMES = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +43,22 @@ def compile_pipeline(pipeline: Pipeline) -> tuple[Plan | None, list[Problem]]:
 class _Compiler:
     def __init__(self, pipeline: Pipeline) -> None:
         self.pipeline = pipeline
-        self.problems: list[Problem] = []
+        self.problems = Findings()
         self.steps = {step.name: step for step in pipeline.steps}
 
     def run(self) -> tuple[Plan | None, list[Problem]]:
+        plan = None
+        with suppress(TooManyProblems):
+            plan = self._plan()
+        return plan, list(self.problems)
+
+    def _plan(self) -> Plan | None:
         self._refuse_unsupported()
         sources = {step.name: self._sources(index, step) for index, step in enumerate(self.pipeline.steps)}
         output = self._output_sources()
         order = self._order(sources)
-        if self.problems:
-            return None, self.problems
+        if len(self.problems):
+            return None
         positions = {self.pipeline.name: ENTRY} | {name: index for index, name in enumerate(order, start=1)}
         nodes = [Node(self.pipeline.name)]
         for name in order:
@@ -57,10 +69,10 @@ class _Compiler:
             wanted = self.pipeline.output
             edges = self._edges(output, wanted.steps_join, wanted.tensor_map, positions)
             nodes.append(Node(self.pipeline.name, edges, wanted.steps_join))
-        return Plan(self.pipeline.name, tuple(nodes), output=self.pipeline.output is not None), []
+        return Plan(self.pipeline.name, tuple(nodes), output=self.pipeline.output is not None)
 
     def _problem(self, path: KeyPath, message: str, hint: str = "") -> None:
-        self.problems.append(self.pipeline.document.problem(path, message, hint))
+        self.problems.add(self.pipeline.document.problem(path, message, hint))
 
     def _refuse_unsupported(self) -> None:
         name = self.pipeline.name
@@ -87,20 +99,20 @@ class _Compiler:
             )
 
     def _sources(self, index: int, step: Step) -> list[Reference]:
-        if not step.inputs:
-            return [Reference(self.pipeline.name, Side.INPUTS, None, ("spec", "steps", index))]
-        path: KeyPath = ("spec", "steps", index, "inputs")
-        found = list(self._references(step.inputs, path, f'step "{step.name}"'))
-        self._check_tensor_map(step.tensor_map, found, ("spec", "steps", index, "tensorMap"), f'step "{step.name}"')
+        path: KeyPath = ("spec", "steps", index)
+        found = [Reference(self.pipeline.name, Side.INPUTS, None, path)]
+        if step.inputs:
+            found = list(self._references(step.inputs, (*path, "inputs"), f'step "{step.name}"'))
+        self._check_tensor_map(step.tensor_map, found, (*path, "tensorMap"), f'step "{step.name}"')
         return found
 
     def _output_sources(self) -> list[Reference]:
         output = self.pipeline.output
         if output is None:
             return []
-        if not output.steps:
-            return [Reference(self.pipeline.name, Side.INPUTS, None, ("spec", "output"))]
-        found = list(self._references(output.steps, ("spec", "output", "steps"), "the output", own=False))
+        found = [Reference(self.pipeline.name, Side.INPUTS, None, ("spec", "output"))]
+        if output.steps:
+            found = list(self._references(output.steps, ("spec", "output", "steps"), "the output", own=False))
         self._check_tensor_map(output.tensor_map, found, ("spec", "output", "tensorMap"), "the output")
         return found
 
@@ -136,34 +148,51 @@ class _Compiler:
             return
         known = [*self.steps, *([self.pipeline.name] if own else [])]
         close = nearest(reference.name, known)
-        hint = f'did you mean "{close}"?' if close else f"the steps are {', '.join(self.steps)}"
+        hint = f'did you mean "{close}"?' if close else f"the steps are {_listed(self.steps)}"
         self._problem(reference.path, f'{reader} reads "{text}"; no step has that name', hint)
 
     def _check_tensor_map(
         self, renames: Iterable[tuple[str, str]], sources: list[Reference], path: KeyPath, reader: str
     ) -> None:
-        read = {(source.name, str(source.side)) for source in sources}
+        read: dict[tuple[str, str], set[str | None]] = {}
+        for source in sources:
+            read.setdefault((source.name, source.side), set()).add(source.tensor)
         for full, _ in renames:
             parts = full.split(".", 2)
             if len(parts) != 3 or not all(parts):  # noqa: PLR2004  step.side.tensor
                 self._problem((*path, full), f'{reader} renames "{full}"; write <step>.<inputs|outputs>.<tensor>')
-            elif read and (parts[0], parts[1]) not in read:
-                self._problem((*path, full), f'{reader} renames "{full}", but does not read {parts[0]}.{parts[1]}')
+            elif read and read.get((parts[0], parts[1]), set()).isdisjoint((None, parts[2])):
+                missing = full if (parts[0], parts[1]) in read else f"{parts[0]}.{parts[1]}"
+                self._problem((*path, full), f'{reader} renames "{full}", but does not read {missing}')
 
     def _order(self, sources: dict[str, list[Reference]]) -> list[str]:
         """The steps so that each stands after its sources; a cycle is a problem."""
-        order: list[str] = []
-        left = dict(sources)
-        while left:
-            ready = [name for name, found in left.items() if not any(source.name in left for source in found)]
-            if not ready:
-                ring = ", ".join(left)
-                self._problem(("spec", "steps"), f'pipeline "{self.pipeline.name}" has a cycle among the steps {ring}')
-                return order
-            for name in ready:
-                order.append(name)
-                del left[name]
+        readers: dict[str, list[str]] = {name: [] for name in sources}
+        missing: dict[str, int] = {}
+        for name, found in sources.items():
+            needed = {source.name for source in found} & self.steps.keys()
+            missing[name] = len(needed)
+            for source in needed:
+                readers[source].append(name)
+        order = [name for name, count in missing.items() if not count]
+        for name in order:  # it grows while it is read
+            for reader in readers[name]:
+                missing[reader] -= 1
+                if not missing[reader]:
+                    order.append(reader)
+        if len(order) < len(sources):
+            self._refuse_cycle({name: found for name, found in sources.items() if missing[name]})
         return order
+
+    def _refuse_cycle(self, left: dict[str, list[Reference]]) -> None:
+        """Tell one ring: each of the steps left reads at least one of the others, so walking on must come back."""
+        name, seen = next(iter(left)), dict[str, Reference]()
+        while name not in seen:
+            seen[name] = next(source for source in left[name] if source.name in left)
+            name = seen[name].name
+        ring = list(seen)[list(seen).index(name) :]
+        path = seen[ring[0]].path
+        self._problem(path, f'pipeline "{self.pipeline.name}" has a cycle among the steps {_listed(ring)}')
 
     def _edges(
         self,
@@ -196,3 +225,9 @@ class _Compiler:
             if full.startswith(prefix) and (not wanted or full.removeprefix(prefix) in wanted)
         )
         return Edge(positions[source.name], source.side, wanted, chosen)
+
+
+def _listed(names: Iterable[str]) -> str:
+    """Names for a message, not more of them than anybody reads."""
+    shown = list(islice(names, _MOST_NAMES + 1))
+    return ", ".join([*shown[:_MOST_NAMES], *(["…"] if len(shown) > _MOST_NAMES else [])])

@@ -7,6 +7,7 @@ answers never meet another's, and it is known at once when a node can no longer 
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
     from engine.dataflow.plan import Edge, Node, Plan
     from engine.protocol.columns import Columns
+
+# What a caller is told of a request without an answer: the first of these steps are the causes, the rest follows.
+_MOST_REASONS = 5
 
 
 class Progress:
@@ -78,17 +82,19 @@ class Gather:
 
     plan: Plan
     _instructions: list[Instruction] = field(default_factory=list)
+    # Sides that are decided and whose readers are not told yet. A queue, since pipelines may be deeper than the stack.
+    _decided: deque[tuple[int, Side, Sequence[Progress], Columns | None]] = field(default_factory=deque)
 
     def start(self, requests: Sequence[Progress], columns: Columns) -> list[Instruction]:
         """Requests come in with their tensors."""
-        self._resolve(ENTRY, Side.INPUTS, requests, columns)
+        self._decided.append((ENTRY, Side.INPUTS, requests, columns))
         return self._take(requests)
 
     def answer(self, node: int, requests: Sequence[Progress], columns: Columns) -> list[Instruction]:
         """A step that was called has answered."""
         for request in requests:
             request.open -= 1
-        self._resolve(node, Side.OUTPUTS, requests, columns)
+        self._decided.append((node, Side.OUTPUTS, requests, columns))
         return self._take(requests)
 
     def fail(self, node: int, requests: Sequence[Progress], error: RequestError) -> list[Instruction]:
@@ -97,7 +103,7 @@ class Gather:
         for request in requests:
             request.open -= 1
             request.failures = [*(request.failures or ()), (node, placed)]
-        self._forgo(node, Side.OUTPUTS, requests)
+        self._decided.append((node, Side.OUTPUTS, requests, None))
         return self._take(requests)
 
     def outcome(self, request: Progress) -> RequestError | None:
@@ -111,9 +117,16 @@ class Gather:
         if not self.plan.output:
             return None
         reasons = [text for node, text in request.unmet or () if node in upstream]
-        return NoAnswer(f'pipeline "{self.plan.name}" ended without an answer: {"; ".join(reasons)}')
+        told = [*reasons[:_MOST_REASONS], *(["…"] if len(reasons) > _MOST_REASONS else [])]
+        return NoAnswer(f'pipeline "{self.plan.name}" ended without an answer: {"; ".join(told)}')
 
     def _take(self, requests: Sequence[Progress]) -> list[Instruction]:
+        while self._decided:
+            node, side, decided, columns = self._decided.popleft()
+            if columns is None:
+                self._forgo(node, side, decided)
+            else:
+                self._resolve(node, side, decided, columns)
         done = [request for request in requests if not request.open]
         if done:
             self._instructions.append(Done(done))
@@ -151,16 +164,18 @@ class Gather:
         for request in requests:
             request.open += 1
         self._instructions.append(Call(node, requests, columns))
-        self._resolve(node, Side.INPUTS, requests, columns)
+        self._decided.append((node, Side.INPUTS, requests, columns))
 
     def _unmet(self, node: int, requests: Sequence[Progress], reason: str) -> None:
         name = self.plan.nodes[node].name
         what = "the output" if node == self.plan.output_index else f'step "{name}"'
         entry = (node, f"{what} did not run, {reason}")
         for request in requests:
-            request.unmet = [*(request.unmet or ()), entry]
-        self._forgo(node, Side.INPUTS, requests)
-        self._forgo(node, Side.OUTPUTS, requests)
+            if request.unmet is None:
+                request.unmet = []
+            request.unmet.append(entry)
+        self._decided.append((node, Side.INPUTS, requests, None))
+        self._decided.append((node, Side.OUTPUTS, requests, None))
 
     def _lacking(self, columns: Columns, edge: Edge) -> str:
         missing = ", ".join(f'"{name}"' for name in steps.absent(columns, edge))

@@ -29,6 +29,9 @@ BATCH_BYTES = 512 * 1024
 # caller's whole patience.
 RETRY_BACKOFF_MS = 10
 
+# Apache Kafka answers a fetch as soon as there is a record, so its wait only bounds idle traffic.
+FETCH_WAIT_MS = 500
+
 # Answers are useless to callers who have gone; this only bounds what lies on the disk.
 REPLIES_RETENTION_MS = 10 * 60 * 1000
 
@@ -53,7 +56,7 @@ def new_producer(settings: Settings) -> AIOKafkaProducer:
     )
 
 
-def new_reader(settings: Settings, *, fetch_wait_ms: int = 500) -> AIOKafkaConsumer:
+def new_reader(settings: Settings, *, fetch_wait_ms: int = FETCH_WAIT_MS) -> AIOKafkaConsumer:
     """A consumer in no group: give it partitions by `assign`. It reads what is committed."""
     return AIOKafkaConsumer(
         **connection(settings),
@@ -84,6 +87,28 @@ def unavailable(settings: Settings, error: Exception) -> BrokerUnavailable:
     return BrokerUnavailable(
         f"no Kafka broker answers at {settings.kafka_broker} ({reason}); start it, or name another by --kafka-broker"
     )
+
+
+class FetchWait:
+    """Adapts a reader's fetch wait to the embedded broker; on Apache Kafka it leaves it alone.
+
+    The embedded broker answers a fetch only when its wait is over, records or not. Measured one-way p50: 134 ms at a
+    wait of 500 ms, 3 ms at 10 ms. So it is short while records flow, and longer the longer it has been quiet, for an
+    idle process should not keep a laptop busy.
+    """
+
+    def __init__(self, now: float, *, holds_fetches: bool) -> None:
+        self._busy, self._holds_fetches = now, holds_fetches
+
+    def adapt(self, reader: AIOKafkaConsumer, now: float, *, busy: bool) -> None:
+        """Set the wait of the reader's next fetches; `busy`: records have come, or are waited for."""
+        if not self._holds_fetches:
+            return
+        if busy:
+            self._busy = now
+        quiet = now - self._busy
+        wait = 5 if quiet < 2 else 100 if quiet < 60 else FETCH_WAIT_MS  # noqa: PLR2004  seconds
+        reader._fetcher._fetch_max_wait_ms = wait  # noqa: SLF001  read anew for each fetch
 
 
 class Topology:

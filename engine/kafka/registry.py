@@ -153,12 +153,14 @@ class Registry:
         self._settings, self._topics, self._changed = settings, topics, changed
         self.view = View()
         self._producer = client.new_producer(settings)
-        self._reader = client.new_reader(settings, fetch_wait_ms=100)
+        self._reader = client.new_reader(settings)
         self._following: asyncio.Task[None] | None = None
         self._news = asyncio.Condition()
+        self._waiting = 0
 
     async def start(self, topology: client.Topology, *, follow: bool = True) -> None:
         """Create the topics, read them to their ends and, with `follow`, go on reading."""
+        self._fetch_wait = client.FetchWait(asyncio.get_running_loop().time(), holds_fetches=topology.holds_fetches)
         await topology.ensure_compacted(self._topics.resources, self._topics.status)
         await client.start(self._producer, self._settings)
         await client.start(self._reader, self._settings)
@@ -218,20 +220,22 @@ class Registry:
         """Wait until this reader has read everything that was written before the call."""
         partition = aiokafka.TopicPartition(self._topics.resources, 0)
         end = (await self._reader.end_offsets([partition]))[partition]
-        async with self._news:
-            while await self._reader.position(partition) < end:
-                if self._following is None:
-                    await self._read()
-                else:
-                    await self._news.wait()
+        while await self._reader.position(partition) < end:
+            if self._following is None:
+                await self._read()
+            else:
+                await self.wait(1.0)
 
     async def wait(self, seconds: float) -> None:
         """Wait for news, at most so long."""
+        self._waiting += 1
         try:
             async with asyncio.timeout(seconds), self._news:
                 await self._news.wait()
         except TimeoutError:
             return
+        finally:
+            self._waiting -= 1
 
     async def _write(self, topic: str, key: str, value: bytes | None) -> None:
         try:
@@ -240,6 +244,8 @@ class Registry:
             raise client.unavailable(self._settings, error) from error
 
     async def _read(self) -> bool:
+        now = asyncio.get_running_loop().time()
+        self._fetch_wait.adapt(self._reader, now, busy=bool(self._waiting) or self._following is None)
         polled = await self._reader.getmany(timeout_ms=200)
         for tp, records in polled.items():
             take = self.view.resource_record if tp.topic == self._topics.resources else self.view.status_record

@@ -19,7 +19,6 @@ from aiokafka.partitioner import murmur2
 
 from engine.errors import BrokerUnavailable, Overloaded, RequestError, TimedOut, TooLarge, Unreachable
 from engine.kafka import client
-from engine.kafka.transport import FETCH_WAIT_BUSY_MS, FETCH_WAIT_MS, FETCH_WAIT_QUIET_MS, QUIET_AFTER
 from engine.protocol.record import ERROR_CODE, ERROR_STEP, REPLY, ReplyAddress, Topics, error_of, header
 
 if TYPE_CHECKING:
@@ -27,6 +26,9 @@ if TYPE_CHECKING:
     from engine.settings import Settings
 
 log = logging.getLogger(__name__)
+
+# How often the reading loop looks up though nothing has come.
+POLL_MS = 100
 
 # After this the broker has not taken a request that a caller waits for; aiokafka itself would try for 40 s.
 PUBLISH_TIMEOUT = 10.0
@@ -45,9 +47,8 @@ class ReplyDesk:
 
     def __init__(self, settings: Settings, topics: Topics, topology: client.Topology, instance: str) -> None:
         self._settings, self._topics, self._topology, self._instance = settings, topics, topology, instance
-        holds_fetches = self._holds_fetches = topology.holds_fetches
         self._producer = client.new_producer(settings)
-        self._reader = client.new_reader(settings, fetch_wait_ms=FETCH_WAIT_BUSY_MS if holds_fetches else FETCH_WAIT_MS)
+        self._reader = client.new_reader(settings)
         self._partition = random.randrange(settings.partitions)  # noqa: S311  spreads gateways, guards nothing
         self._numbers = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[Reply]] = {}
@@ -127,15 +128,11 @@ class ReplyDesk:
 
     async def _read(self) -> None:
         loop = asyncio.get_running_loop()
-        busy_until = loop.time()
+        fetch_wait = client.FetchWait(loop.time(), holds_fetches=self._topology.holds_fetches)
         while True:
-            if self._holds_fetches:
-                if self._waiting:
-                    busy_until = loop.time() + QUIET_AFTER
-                wait = FETCH_WAIT_BUSY_MS if loop.time() < busy_until else FETCH_WAIT_QUIET_MS
-                self._reader._fetcher._fetch_max_wait_ms = wait  # noqa: SLF001  read anew for each fetch
+            fetch_wait.adapt(self._reader, loop.time(), busy=bool(self._waiting))
             try:
-                polled = await self._reader.getmany(timeout_ms=100 if self._holds_fetches else 1000)
+                polled = await self._reader.getmany(timeout_ms=POLL_MS)
             except KafkaError as error:
                 log.warning("could not read replies, trying again: %s", error)
                 await asyncio.sleep(1)

@@ -30,15 +30,6 @@ if TYPE_CHECKING:
     from engine.kafka.leases import Lease, Reader
     from engine.settings import Settings
 
-# The embedded broker answers a fetch only when its wait is over, records or not. Measured one-way p50: 134 ms at a
-# wait of 500 ms, 3 ms at 10 ms. So: short while records flow, longer after this many seconds of quiet.
-FETCH_WAIT_BUSY_MS = 5
-FETCH_WAIT_QUIET_MS = 100
-QUIET_AFTER = 2.0
-
-# Apache Kafka answers as soon as there is a record.
-FETCH_WAIT_MS = 500
-
 # More records than this in one poll make a batch's answers late and save nothing.
 MAX_POLL_RECORDS = 4000
 
@@ -116,7 +107,7 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
         super().__init__(*args, **kwargs)
         self.readers: dict[TopicPartition, Reader] = {}
         self.membership = Membership(-1, "")
-        self._busy_until = 0.0
+        self._fetch_wait = client.FetchWait(self.thread_loop.time(), holds_fetches=self.app.holds_fetches)
 
     async def _gather_remaining_tasks(self) -> None:
         """The loop is shared: its other tasks are not ours to cancel."""
@@ -137,7 +128,7 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
             auto_offset_reset="earliest",
             isolation_level="read_committed",
             max_poll_records=MAX_POLL_RECORDS,
-            fetch_max_wait_ms=FETCH_WAIT_BUSY_MS if self.app.holds_fetches else FETCH_WAIT_MS,
+            fetch_max_wait_ms=client.FETCH_WAIT_MS,
             fetch_max_bytes=settings.max_message_bytes + client.OVERHEAD_BYTES,
             max_partition_fetch_bytes=4 * 1024 * 1024,
             session_timeout_ms=session_ms,
@@ -157,8 +148,7 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
     ) -> Any:
         """The records of each partition as a Poll, which says whose reading they are."""
         records: Any = await super()._fetch_records(consumer, active_partitions, timeout, max_records)
-        if self.app.holds_fetches:
-            self._adapt_fetch_wait(consumer, busy=bool(records))
+        self._fetch_wait.adapt(consumer, self.thread_loop.time(), busy=bool(records))
         polled: dict[TopicPartition, Poll] = {}
         for tp, batch in records.items():
             reader = self.readers.get(tp)
@@ -166,13 +156,6 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
                 reader.polls += 1
                 polled[tp] = Poll(reader, reader.polls, batch)
         return polled
-
-    def _adapt_fetch_wait(self, consumer: Any, *, busy: bool) -> None:
-        now = self.thread_loop.time()
-        if busy:
-            self._busy_until = now + QUIET_AFTER
-        wait = FETCH_WAIT_BUSY_MS if now < self._busy_until else FETCH_WAIT_QUIET_MS
-        consumer._fetcher._fetch_max_wait_ms = wait  # noqa: SLF001  read anew for each fetch
 
     # The rest is called by the intake, on this loop.
 
@@ -343,6 +326,9 @@ class BatchApp(faust.App):
 
     def _new_transport(self) -> Any:
         return _Transport(self.conf.broker_consumer, self)
+
+    def _create_directories(self) -> None:
+        """Faust makes a data folder for each app where the process was started; we keep no tables, so there is none."""
 
     def inputs(self, names: Iterable[str]) -> Any:
         """The channel of these topics' polls, for an agent."""

@@ -18,6 +18,7 @@ from topics import Kafka
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+# The namespace of the seed's calls.
 SHARED_NAMESPACE = "default"
 
 

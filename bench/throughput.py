@@ -1,0 +1,155 @@
+"""Requests per second and CPU per request of each contender, from what the broker and the kernel count."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass, field
+from statistics import median
+from typing import TYPE_CHECKING
+
+from bench.chain import ChainTopics
+from bench.processes import SELDON, Process
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from bench.broker import Bench
+    from bench.chain import Contents
+
+# A contender that writes nothing for so long is broken.
+SILENCE = 60.0
+
+# Offsets are asked for this often: 1 % of a run of five seconds.
+SAMPLE_SECONDS = 0.05
+
+# Before this share of the answers a contender is starting up.
+WARM = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """A program that does the chain.
+
+    records    how many requests it is given: fewer for a slow one, so that each works for some seconds
+    computes   whether its answers can be checked
+    start      the process, from the broker's address, the namespace and the number of partitions
+    """
+
+    name: str
+    title: str
+    records: int
+    computes: bool
+    start: Callable[[str, str, int], Process]
+
+
+def contenders(fast: int, slow: int) -> tuple[Contender, ...]:
+    """Ours and its peers; the fast ones get `fast` requests each, the slow one `slow`."""
+    return (
+        Contender("ours", "seldon worker", fast, True, _ours),
+        Contender("faust", "plain Faust agent", slow, True, _faust),
+        Contender("bare", "bare aiokafka loop, no model", fast, False, _bare),
+    )
+
+
+def _ours(address: str, namespace: str, partitions: int) -> Process:
+    return Process(
+        [
+            *(SELDON, "worker", "pipelines/tfsimples.yaml", "--kafka-broker", address),
+            *("--namespace", namespace, "--partitions", str(partitions)),
+        ]
+    )
+
+
+def _faust(address: str, namespace: str, _: int) -> Process:
+    command = [sys.executable, "-m", "bench.peers.plain_faust", "worker", "--loglevel", "error", "--without-web"]
+    return Process(command, BOOTSTRAP=address, NAMESPACE=namespace)
+
+
+def _bare(address: str, namespace: str, _: int) -> Process:
+    return Process([sys.executable, "-m", "bench.peers.bare_loop"], BOOTSTRAP=address, NAMESPACE=namespace)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run: requests per second, CPU µs per request, and records that the models' agent had not passed over yet."""
+
+    rate: float
+    cpu_us: float
+    models_lag: int = 0
+
+
+@dataclass(slots=True)
+class Row:
+    """All runs of one contender with one kind of contents."""
+
+    contender: Contender
+    contents: Contents
+    runs: list[Run] = field(default_factory=list)
+
+    @property
+    def rate(self) -> float:
+        return median(run.rate for run in self.runs)
+
+    @property
+    def cpu_us(self) -> float:
+        return median(run.cpu_us for run in self.runs)
+
+
+def measure(bench: Bench, wanted: Iterable[Contender], rounds: int, progress: Callable[[str], None]) -> list[Row]:
+    """Every contender in turn, `rounds` times, so that a change of the machine touches all of them."""
+    rows = [Row(contender, contents) for contents in ("raw", "typed") for contender in wanted]
+    for number in range(1, rounds + 1):
+        for row in rows:
+            what = f"round {number} of {rounds}: {row.contender.title}, {row.contents} contents"
+            topics = ChainTopics(f"{row.contender.name}-{row.contents}-{number}")
+            progress(f"{what}: loading {row.contender.records:,} requests")
+            bench.preload(topics, row.contender.records, row.contents)
+            progress(f"{what}: measuring")
+            row.runs.append(_run(bench, row.contender, topics))
+            bench.remove(topics)
+    return rows
+
+
+def _run(bench: Bench, contender: Contender, topics: ChainTopics) -> Run:
+    with contender.start(bench.address, topics.namespace, bench.partitions) as process:
+        first = _reach(bench, process, topics.outputs, int(contender.records * WARM))
+        last = _reach(bench, process, topics.outputs, contender.records)
+        lag = bench.lag(topics.models_group, topics.steps[::2]) if contender.name == "ours" else 0
+        _check(bench, process, contender, topics)
+    requests = last.count - first.count
+    if requests < contender.records / 2:
+        raise RuntimeError(f"{contender.title}: {contender.records} requests are too few to measure it by")
+    return Run(requests / (last.time - first.time), (last.cpu - first.cpu) / requests * 1e6, lag)
+
+
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    time: float
+    count: int
+    cpu: float
+
+
+def _reach(bench: Bench, process: Process, topic: str, wanted: int) -> _Mark:
+    """The moment when so many answers stand in the topic."""
+    seen, moved = -1, time.monotonic()
+    while True:
+        count, now = bench.written(topic), time.perf_counter()
+        if count >= wanted:
+            return _Mark(now, count, process.cpu_seconds())
+        if count != seen:
+            seen, moved = count, time.monotonic()
+        if time.monotonic() - moved > SILENCE:
+            raise RuntimeError(f"{topic} stands at {count} of {wanted} records:\n{process.errors()}")
+        process.check()
+        time.sleep(SAMPLE_SECONDS)
+
+
+def _check(bench: Bench, process: Process, contender: Contender, topics: ChainTopics) -> None:
+    """All five topics hold every request once, and the answers are right."""
+    for topic in topics.written:
+        count = _reach(bench, process, topic, contender.records).count
+        if count != contender.records:
+            raise RuntimeError(f"{contender.title}: {topic} holds {count} records, not {contender.records}")
+    if contender.computes:
+        bench.check_answers(topics.outputs)
