@@ -7,7 +7,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 
 from bench import ROOT
@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 
 PATIENCE = 30.0
 RETRY_SECONDS = 0.2
+LEADERLESS = (
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+)
 
 
 def _load_brokers() -> ModuleType:
@@ -86,10 +91,11 @@ class Bench:
             try:
                 return sum(future.result(PATIENCE).offset for future in self._admin.list_offsets(places).values())
             except KafkaException as error:
-                # For a moment after a topic was made, the client knows no leader of it.
-                if not error.args[0].retriable() or time.monotonic() > until:
+                # For a while after a topic was made the client may know no leader of it, until it asks again.
+                if error.args[0].code() not in LEADERLESS or time.monotonic() > until:
                     raise
                 time.sleep(RETRY_SECONDS)
+                self._admin.list_topics(timeout=PATIENCE)
 
     def lag(self, group: str, topics: Sequence[str]) -> int:
         """How many records of these topics a group has not finished yet."""

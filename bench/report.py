@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from bench import ROOT
@@ -57,12 +58,14 @@ class _Part(NamedTuple):
 def show(results: Results, console: Console) -> None:
     """Print the tables."""
     for part in _parts(results):
-        table = Table(title=part.title, title_justify="left", caption_justify="left", caption="\n".join(part.notes))
+        table = Table(title=part.title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
         for index, column in enumerate(part.columns):
             table.add_column(column, justify="right" if index else "left", no_wrap=index > 0)
         for row in part.rows:
             table.add_row(*row)
         console.print(table)
+        for note in part.notes:
+            console.print(note, highlight=False)
 
 
 def write(results: Results, path: Path) -> None:
@@ -72,7 +75,8 @@ def write(results: Results, path: Path) -> None:
         lines += ["", f"## {part.title}", ""]
         lines += [f"| {' | '.join(part.columns)} |", f"|{' --- |'}{' ---: |' * (len(part.columns) - 1)}"]
         lines += [f"| {' | '.join(row)} |" for row in part.rows]
-        lines += ["", *part.notes] if part.notes else []
+        for note in part.notes:
+            lines += ["", note]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(lines) + "\n")
 
@@ -97,20 +101,21 @@ def _throughput(results: Results) -> _Part:
         (
             row.contender.title,
             row.contents,
-            f"{row.contender.records:,}",
             *_spread([run.rate for run in row.runs], row.rate),
             *_spread([run.cpu_us for run in row.runs], row.cpu_us),
         )
         for row in results.throughput
     ]
-    columns = ("contender", "contents", "requests", "requests/s", "min to max", "CPU µs/request", "min to max")
-    late = [
+    columns = ("contender", "contents", "requests/s", "min to max", "CPU µs/request", "min to max")
+    sizes = {row.contender.title: row.contender.records for row in results.throughput}
+    notes = [", ".join(f"{title}: {count:,} requests" for title, count in sizes.items()) + " in each run."]
+    notes += [
         f"The models' agent of {row.contender.title} ({row.contents}) had up to {lag:,} of its "
         f"{2 * row.contender.records:,} records before it when the last answer was written."
         for row in results.throughput
         if (lag := max(run.models_lag for run in row.runs)) > 0.05 * 2 * row.contender.records
     ]
-    return _Part(f"Throughput of tfsimples, all topics written, one process, {GUARANTEE}", columns, rows, late)
+    return _Part(f"Throughput of tfsimples, all topics written, one process, {GUARANTEE}", columns, rows, notes)
 
 
 def _spread(values: Sequence[float], middle: float) -> tuple[str, str]:

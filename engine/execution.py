@@ -43,6 +43,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# An error repeats what the model said, which may be a whole tensor; nobody reads more.
+_LONGEST_TEXT = 10_000
+
+# Headers up to this size fit into the records of any topic.
+_MOST_HEADER_BYTES = 16_384
+
 HeaderList: TypeAlias = "list[tuple[str, bytes | None]]"
 
 
@@ -145,6 +151,7 @@ class Execution:
         """A request for a record of the inputs topic; it gets a request id when it brings none."""
         kept = travelling(headers)
         if header(kept, REQUEST_ID) is None:
+            kept = [pair for pair in kept if pair[0] != REQUEST_ID]
             kept.append((REQUEST_ID, self._new_request_id().encode()))
         kept += self._own_headers
         return Request(self, origin, partition, offset, key, kept, header(headers, REPLY), size)
@@ -208,8 +215,7 @@ class Execution:
         try:
             runtime = self._runtime_of(name)
             async for part in runtime.infer(call.columns, [request.headers for request in requests], self._timeout):
-                left.difference_update(part.rows)
-                self._take_part(call, part)
+                self._take_part(call, part, left)
         except RequestError as error:
             self._fail(call, sorted(left), error)
         except Exception as error:
@@ -220,23 +226,26 @@ class Execution:
             if left:
                 self._fail(call, sorted(left), ModelFailed(f'the runtime of model "{name}" gave no answer'))
 
-    def _take_part(self, call: Call, part: Part) -> None:
+    def _take_part(self, call: Call, part: Part, left: set[int]) -> None:
+        """One part of an answer; its rows are taken from those left once nothing of it can be refused any more."""
+        _check_part(part, left)
         if isinstance(part.outcome, RequestError):
+            left.difference_update(part.rows)
             self._fail(call, part.rows, part.outcome)
             return
         requests: list[Request] = [call.requests[row] for row in part.rows]  # type: ignore[misc]
-        if part.headers is not None:
-            for request, added in zip(requests, part.headers, strict=True):
-                if added:
-                    request.headers = [*request.headers, *added]
+        for request, added in zip(requests, part.headers or (), strict=False):
+            if added:
+                request.headers = [*request.headers, *travelling(added)]
         self._write_step(call.node, requests, part.outcome, Side.OUTPUTS)
+        left.difference_update(part.rows)
         self._follow(self._gather.answer(call.node, requests, part.outcome))
 
     def _fail(self, call: Call, rows: Sequence[int], error: RequestError) -> None:
         if not rows:
             return
         requests: list[Request] = [call.requests[row] for row in rows]  # type: ignore[misc]
-        placed = error.at(self.plan.nodes[call.node].name)
+        placed = _presentable(error).at(self.plan.nodes[call.node].name)
         for request in requests:
             self._write_error(request, self.topics.errors, placed)
         self._follow(self._gather.fail(call.node, requests, placed))
@@ -254,13 +263,13 @@ class Execution:
         requests: Sequence[Request] = answer.requests  # type: ignore[assignment]
         values = self._encode(requests, answer.columns, col.RESPONSE, self.plan.name)
         for request, value in zip(requests, values, strict=True):
+            if request.reply is not None:
+                self._reply(request, value, [])
             headers = request.headers
             if request.json:
                 value = rest_json.encode_response(col.RESPONSE.message.FromString(value))  # noqa: PLW2901  the same answer
                 headers = [*headers, (INFER_TYPE, b"json/inferModelResponse")]
             request.records.append((self._outputs, request.partition, value, headers))
-            if request.reply is not None:
-                self._reply(request, value, [])
 
     def _encode(self, requests: Sequence[Request], columns: Columns, kind: Kind, name: str) -> list[bytes]:
         """The rows as messages; a request with one over the limit is marked and ends with an error."""
@@ -291,6 +300,10 @@ class Execution:
 
     def replace(self, request: Request, error: RequestError) -> None:
         """Nothing of a finished request can be written: put this error in the place of its records."""
+        # Whatever the broker refused may have come of the caller's headers, or be an error that was to be told.
+        if sum(len(name) + len(value or b"") for name, value in request.headers) > _MOST_HEADER_BYTES:
+            request.headers = [pair for pair in request.headers if pair[0] in (REQUEST_ID, PIPELINE, PIPELINE_VERSION)]
+        request.records = []
         self._replace(request, error.at(self.plan.name))
 
     def _replace(self, request: Request, error: RequestError) -> None:
@@ -326,3 +339,23 @@ class Execution:
         if address is not None:
             headers = [*request.headers, (REPLY, request.reply.encode()), *marks]
             request.records.append((self.topics.replies, address.partition, value, headers))
+
+
+def _check_part(part: Part, left: set[int]) -> None:
+    """Whether a runtime keeps its contract; what it answers wrongly would end with the wrong caller, or with none."""
+    rows = set(part.rows)
+    if len(rows) < len(part.rows) or not rows <= left:
+        raise ValueError("a part answers rows twice, or rows that nobody asked for")
+    if not isinstance(part.outcome, RequestError) and len(part.outcome) != len(rows):
+        raise ValueError(f"a part has {len(part.outcome)} answers for {len(rows)} rows")
+    if part.headers is not None and len(part.headers) != len(rows):
+        raise ValueError(f"a part has headers for {len(part.headers)} of {len(rows)} rows")
+
+
+def _presentable(error: RequestError) -> RequestError:
+    """An error as one of our own kinds, with a text that any topic takes: models may raise what they like."""
+    kind = next((kind for kind in type(error).__mro__ if kind in ERROR_CODES), ModelFailed)
+    text = str(error).encode("utf-8", "replace").decode()
+    if len(text) > _LONGEST_TEXT:
+        text = f"{text[:_LONGEST_TEXT]}…"
+    return kind(text, step=getattr(error, "step", None))

@@ -49,9 +49,6 @@ _WIDER = 8
 
 _POLL_MS = 200
 
-# Names of fields as the protocol writes them (model_name), not as protobuf's own JSON does (modelName).
-PROTO_FIELD_NAMES = True
-
 
 @dataclass(frozen=True, slots=True)
 class Source:
@@ -359,7 +356,7 @@ def readable(record: Record, source: Source) -> Any:
         kept = [tensor for tensor in tensors if tensor.name == source.tensor]
         del tensors[:]
         tensors.extend(kept)
-    return json_format.MessageToDict(message, preserving_proto_field_name=PROTO_FIELD_NAMES)
+    return json_format.MessageToDict(message)
 
 
 def _tensors(message: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -133,6 +134,6 @@ def _parse(text: str, kind: type, variable: str) -> Any:
 def host_and_port(text: str, flag: str) -> tuple[str, int]:
     """The two parts of HOST:PORT; InvalidSettings names the flag."""
     host, _, port = text.rpartition(":")
-    if not host or not port.isdigit() or int(port) > 65535:  # noqa: PLR2004  the highest port there is
+    if not host or not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:  # noqa: PLR2004  the highest port there is
         raise InvalidSettings(f'{flag} is "{text}"; write HOST:PORT, for example 127.0.0.1:9000')
     return host.strip("[]"), int(port)

@@ -9,9 +9,7 @@ BOOTSTRAP=host:port NAMESPACE=name python -m bench.peers.bare_loop
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-import signal
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
@@ -74,6 +72,4 @@ async def send(producer: Any, batch: Any, topic: str, partition: int) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(main())
+    asyncio.run(main())

@@ -7,7 +7,7 @@ import sys
 import click
 
 from engine import __version__
-from engine.cli import control, serve
+from engine.cli import control, infer, inspecting, serve
 from engine.errors import EngineError, InvalidResources, InvalidSettings
 
 
@@ -56,13 +56,22 @@ def pipeline() -> None:
 
 for command in (serve.up, serve.worker, serve.gateway, control.load, control.unload):
     main.add_command(command)
-for command in (control.model_load, control.model_unload, control.model_list, control.model_status):
+for command in (
+    control.model_load,
+    control.model_unload,
+    control.model_list,
+    control.model_status,
+    infer.model_infer,
+    infer.model_metadata,
+):
     model.add_command(command)
 for command in (
     control.pipeline_load,
     control.pipeline_unload,
     control.pipeline_list,
     control.pipeline_status,
+    infer.pipeline_infer,
+    inspecting.inspect,
 ):
     pipeline.add_command(command)
 

@@ -122,7 +122,7 @@ def as_mermaid(plan: Plan) -> str:
             label = _taken(edge).strip()
             if edge.side is Side.INPUTS and edge.source != ENTRY:
                 label = f"inputs {label}".strip()
-            label = label.replace("\"", "#quot;")
+            label = label.replace('"', "#quot;")
             arrow = f'-->|"{label}"|' if label else "-->"
             lines.append(f"  n{edge.source} {arrow} n{index}")
     return "\n".join(lines) + "\n"

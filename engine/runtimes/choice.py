@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 # Parameters that are ours; the others reach the model's own runtime.
 MAX_BATCH_SIZE, MAX_BATCH_DELAY, THREADS = "max_batch_size", "max_batch_delay_ms", "threads"
 
+# Bounded, since Python refuses to read a number of thousands of digits.
+_COUNT = re.compile("0*[1-9][0-9]{0,8}")
+
 
 def check(model: Model) -> list[Problem]:
     """What of a Model resource no runtime here can serve."""
@@ -29,7 +33,7 @@ def check(model: Model) -> list[Problem]:
         problems.append(refuse(("spec", "explainer"), f'model "{model.name}" is an explainer: not supported yet'))
     problems += _check_uri(model)
     for index, (name, value) in enumerate(model.parameters):
-        if name in (MAX_BATCH_SIZE, THREADS) and not (value.isdigit() and int(value)):
+        if name in (MAX_BATCH_SIZE, THREADS) and not _COUNT.fullmatch(value):
             place = ("spec", "parameters", index, "value")
             problems.append(refuse(place, f'parameter "{name}" is "{value}"; it must be a whole number above 0'))
         if name == MAX_BATCH_DELAY:
@@ -52,7 +56,7 @@ def make(model: Model, folder: Path, *, max_message_bytes: int, allow_pickle: bo
         function = partial(python.load, model.name, model.storage_uri, folder)
     else:
         own = {name: value for name, value in parameters.items() if name not in (MAX_BATCH_SIZE, THREADS)}
-        artefact = _artefact(model, folder, allowed=trusted or allow_pickle)
+        artefact = _artefact(model, folder, allow_pickle=allow_pickle, trusted=trusted)
         function = partial(mlserver.load, model.name, _requirement(model), artefact, own)
     rows = parameters.get(MAX_BATCH_SIZE)
     threads = int(parameters.get(THREADS, DEFAULT_THREADS))
@@ -68,8 +72,8 @@ def _check_uri(model: Model) -> list[Problem]:
     refuse = model.document.problem
     scheme, place = _scheme(model), ("spec", "storageUri")
     if scheme in ("grpc", "grpcs"):
-        parts = urlsplit(model.storage_uri)
         try:
+            parts = urlsplit(model.storage_uri)
             whole = bool(parts.hostname and parts.port)
         except ValueError:
             whole = False
@@ -79,8 +83,8 @@ def _check_uri(model: Model) -> list[Problem]:
             else [refuse(place, f'"{model.storage_uri}" is no server address', "write grpc://HOST:PORT/NAME")]
         )
     if scheme == "python":
-        named = model.storage_uri.removeprefix("python:").split(":")
-        if len(named) == 2 and all(part.replace(".", "a").isidentifier() for part in named):  # noqa: PLR2004  module and attribute
+        module, _, attribute = model.storage_uri.removeprefix("python:").partition(":")
+        if all(part.isidentifier() for part in (*module.split("."), attribute)):
             return []
         return [refuse(place, f'"{model.storage_uri}" names no callable', "write python:PACKAGE.MODULE:ATTRIBUTE")]
     if scheme not in ("", "file"):
@@ -107,15 +111,15 @@ def _requirement(model: Model) -> str:
     return next(name for name in model.requirements if name in mlserver.IMPLEMENTATIONS)
 
 
-def _artefact(model: Model, folder: Path, *, allowed: bool) -> Path:
+def _artefact(model: Model, folder: Path, *, allow_pickle: bool, trusted: bool) -> Path:
     """The artefact's path; only a trusted resource may unpickle, and only from below its own folder."""
     text = model.storage_uri
     path = Path(unquote(urlsplit(text).path)) if text.startswith("file:") else Path(text)
     found = (folder / path).resolve()
-    if not allowed:
+    if not (allow_pickle or (trusted and found.is_relative_to(folder.resolve()))):
         raise RuntimeUnavailable(
             model.name,
-            "its artefact unpickles, which runs code; name the resource's file on the worker's command line, "
-            "or set allow_pickle",
+            "its artefact unpickles, which runs code; put it beside the resource's file and name that on the "
+            "worker's command line, or set allow_pickle",
         )
     return found

@@ -6,9 +6,11 @@ What computes is a function from arrays to arrays; `python` and `mlserver` say h
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -24,21 +26,24 @@ if TYPE_CHECKING:
 
     from engine.protocol.record import HeaderPairs
 
+log = logging.getLogger(__name__)
+
 Array: TypeAlias = "np.ndarray[Any, Any]"
 Arrays: TypeAlias = "Mapping[str, Array]"
 
 DEFAULT_THREADS = 4
 
-# How long a thread goes on with the rows of a call before it hands over what is done: a slow row should not hold back
-# the answers of those before it, and a hand-over for each row would cost more than most rows do.
+# Answers are handed over so long after the first that waits: a slow row should not hold back the answers of those
+# before it, and a hand-over for each row would cost more than most rows do.
 HAND_OVER_SECONDS = 0.002
 
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """A loaded model: arrays by tensor name in, (name, array) pairs out.
+    """A loaded model: read-only arrays by tensor name in, (name, array) pairs out.
 
-    call      raises InvalidInput when it refuses the request; whatever else it raises is the model's failure
+    call      may give back an array that it fills again for its next answer; raises InvalidInput when it refuses the
+              request; whatever else it raises is the model's failure
     inputs    the names that the tensors must have; None when any will do
     platform  what the model's metadata calls it
     close     frees what the model holds, once no call is out
@@ -54,7 +59,8 @@ class InProcessRuntime:
     """A model that computes in this process.
 
     load_function  runs once, on one of the model's threads; RuntimeUnavailable says why it cannot
-    max_rows       stack requests along the first dimension, to so many rows in a call; None: each is its own call
+    max_rows       stack requests whose tensors agree in their first dimension along it, to so many rows in a call;
+                   None: each is its own call
     """
 
     def __init__(
@@ -69,16 +75,24 @@ class InProcessRuntime:
         self._load_function = load_function
         self._executor: ThreadPoolExecutor | None = None
         self._function: Function | None = None
+        self._runs: set[_Run] = set()
 
     async def load(self) -> None:
         """Load the model off the event loop."""
-        self._executor = ThreadPoolExecutor(self.threads, thread_name_prefix=f"model-{self.name}")
-        self._function = await asyncio.get_running_loop().run_in_executor(self._executor, self._load_function)
+        executor = ThreadPoolExecutor(self.threads, thread_name_prefix=f"model-{self.name}")
+        try:
+            self._function = await asyncio.get_running_loop().run_in_executor(executor, self._load_function)
+        except BaseException:
+            executor.shutdown(wait=False)
+            raise
+        self._executor = executor
 
     async def unload(self) -> None:
         """Start no more calls, let those that run end on their threads, and free the model then."""
         function, self._function = self._function, None
         executor, self._executor = self._executor, None
+        for run in self._runs:
+            run.stop()
         if executor is not None:
             await asyncio.to_thread(executor.shutdown, cancel_futures=True)
         if function is not None and function.close is not None:
@@ -111,12 +125,18 @@ class InProcessRuntime:
         threads = [loop.run_in_executor(executor, run.work, loop) for _ in range(workers)]
         for thread in threads:
             thread.add_done_callback(run.wake)
-        while not all(thread.done() for thread in threads):
-            for part in await run.finished():
-                yield part
-        await asyncio.gather(*threads)
+        self._runs.add(run)
+        try:
+            while not all(thread.done() for thread in threads):
+                for part in await run.finished():
+                    yield part
+        finally:
+            self._runs.discard(run)
+            run.stop()
         for part in run.left():
             yield part
+        if rows := run.not_begun():
+            yield Part(rows, ModelFailed(f'model "{self.name}" was unloaded before its turn came'))
 
     def _refusal(self, columns: Columns) -> RequestError | None:
         names = columns.names
@@ -137,7 +157,8 @@ def _call(function: Function, arrays: Arrays) -> Sequence[tuple[str, Array]]:
         return function.call(arrays)
     except RequestError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
+        # A model that calls exit() must not end the process.
         raise ModelFailed(f"{type(error).__name__}: {error}") from error
 
 
@@ -146,10 +167,14 @@ class _Run:
 
     def __init__(self, function: Function, columns: Columns, max_rows: int | None) -> None:
         self._function, self._columns, self._max_rows = function, columns, max_rows
-        self._stacked = max_rows is not None and all(spec.shape for spec in columns.specs)
+        # With different first dimensions, a stack would not be many requests but one that broadcasts differently.
+        sizes = {spec.shape[:1] for spec in columns.specs}
+        self._stacked = max_rows is not None and len(sizes) == 1 and sizes.isdisjoint({(), (0,)})
         self._chunks = deque(self._chunk_rows())
         self.chunk_count = len(self._chunks)
-        self._parts: deque[Part] = deque()
+        self._done: list[_Result] = []
+        self._adding = Lock()
+        self._stopped = False
         self._ready = asyncio.Event()
 
     async def finished(self) -> list[Part]:
@@ -160,10 +185,17 @@ class _Run:
 
     def left(self) -> list[Part]:
         """The parts that have come in and were not taken yet."""
-        parts = []
-        while self._parts:
-            parts.append(self._parts.popleft())
-        return parts
+        with self._adding:
+            done, self._done = self._done, []
+        return _together(done, self._columns)
+
+    def stop(self) -> None:
+        """Begin no more chunks."""
+        self._stopped = True
+
+    def not_begun(self) -> list[int]:
+        """The rows that no thread took up, once all threads have ended."""
+        return [row for rows in self._chunks for row in rows]
 
     def wake(self, _thread: object) -> None:
         """A thread has ended, well or badly: whoever waits should look."""
@@ -171,23 +203,19 @@ class _Run:
 
     def work(self, loop: asyncio.AbstractEventLoop) -> None:
         """Run on one of the model's threads: chunks until none is left."""
-        clock = loop.time
-        since, done = clock(), []
-        while True:
+        while not self._stopped:
             try:
                 rows = self._chunks.popleft()
             except IndexError:
-                break
-            done.extend(self._stack(rows) if self._stacked else self._single(rows))
-            if clock() - since > HAND_OVER_SECONDS:
-                self._hand_over(done, loop)
-                since, done = clock(), []
-        self._hand_over(done, loop)
+                return
+            self._add(self._stack(rows) if self._stacked else self._single(rows), loop)
 
-    def _hand_over(self, done: list[_Result], loop: asyncio.AbstractEventLoop) -> None:
-        if done:
-            self._parts.extend(_together(done, self._columns))
-            loop.call_soon_threadsafe(self._ready.set)
+    def _add(self, results: list[_Result], loop: asyncio.AbstractEventLoop) -> None:
+        with self._adding:
+            first = not self._done
+            self._done += results
+        if first and self._chunks:
+            loop.call_soon_threadsafe(loop.call_later, HAND_OVER_SECONDS, self._ready.set)
 
     def _chunk_rows(self) -> list[range]:
         count = len(self._columns)
@@ -198,25 +226,33 @@ class _Run:
         return [range(start, min(start + size, count)) for start in range(0, count, size)]
 
     def _single(self, rows: range) -> list[_Result]:
-        results = []
-        for row in rows:
-            arrays = {name: self._columns.array(index, row) for index, name in enumerate(self._columns.names)}
-            try:
-                results.append(_Result([row], _outputs(_call(self._function, arrays), None)))
-            except RequestError as error:
-                results.append(_Result([row], error))
-        return results
+        return [self._result(range(row, row + 1), stacked=False) for row in rows]
 
     def _stack(self, rows: range) -> list[_Result]:
         """One call for all rows; when it fails, each row alone, so that one bad request fails alone."""
-        arrays = {name: _stacked(self._columns, index, rows) for index, name in enumerate(self._columns.names)}
+        result = self._result(rows, stacked=len(rows) > 1)
+        if len(rows) > 1 and isinstance(result.outcome, RequestError):
+            return [self._result(range(row, row + 1), stacked=False) for row in rows]
+        return [result]
+
+    def _result(self, rows: range, *, stacked: bool) -> _Result:
+        """What one call of the model gives for these rows; whatever goes wrong is these rows' error."""
+        columns = self._columns
         try:
-            answer = _call(self._function, arrays)
-            return [_Result(rows, _outputs(answer, len(rows)))]
+            arrays = {
+                name: _stacked(columns, index, rows) if stacked else columns.array(index, rows.start)
+                for index, name in enumerate(columns.names)
+            }
+            for array in arrays.values():
+                # Other steps read the same memory.
+                array.flags.writeable = False
+            length = len(next(iter(arrays.values()))) if stacked else None
+            return _Result(rows, _outputs(_call(self._function, arrays), len(rows), length))
         except RequestError as error:
-            if len(rows) == 1:
-                return [_Result(rows, error)]
-            return [result for row in rows for result in self._stack(range(row, row + 1))]
+            return _Result(rows, error)
+        except Exception as error:
+            log.exception("the answer of a model could not be read")
+            return _Result(rows, ModelFailed(f"its answer cannot be read: {type(error).__name__}: {error}"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,12 +268,14 @@ def _stacked(columns: Columns, index: int, rows: range) -> Array:
     cells, spec = columns.cells[index], columns.specs[index]
     if isinstance(cells, list):
         return np.concatenate([columns.array(index, row) for row in rows])
-    part = cells[rows.start : rows.stop].reshape(-1, *spec.shape[1:])
+    part = cells[rows.start : rows.stop].reshape(len(rows) * spec.shape[0], *spec.shape[1:])
     return tensors.float32_of_bf16(part) if spec.datatype == "BF16" else part
 
 
-def _outputs(answer: Sequence[tuple[str, Array]], rows: int | None) -> tuple[tuple[TensorSpec, ...], tuple[Cells, ...]]:
-    """Arrays as specs and cells: one row when `rows` is None, otherwise their first dimension shared out."""
+def _outputs(
+    answer: Sequence[tuple[str, Array]], requests: int, length: int | None
+) -> tuple[tuple[TensorSpec, ...], tuple[Cells, ...]]:
+    """Arrays as specs and cells: one request's, or those of a stack of `length` rows shared out."""
     specs: list[TensorSpec] = []
     cells: list[Cells] = []
     for name, array in answer:
@@ -245,22 +283,25 @@ def _outputs(answer: Sequence[tuple[str, Array]], rows: int | None) -> tuple[tup
             datatype = tensors.datatype_of(array)
         except TypeError as error:
             raise ModelFailed(f'output "{name}": {error}') from None
-        shared = array[np.newaxis] if rows is None else _shared_out(name, array, rows)
+        shared = array[np.newaxis] if length is None else _shared_out(name, array, requests, length)
         specs.append(TensorSpec(name, datatype, shared.shape[1:]))
         if datatype == "BYTES":
             kind = tensors.DATATYPES[datatype]
-            cells.append([tensors.raw_of(row, kind) for row in shared])
+            # The ellipsis keeps a row without dimensions an array.
+            cells.append([tensors.raw_of(shared[row, ...], kind) for row in range(len(shared))])
         else:
-            cells.append(shared)
+            # A copy, since the model may fill the same array again for the next request.
+            cells.append(np.array(shared))
     return tuple(specs), tuple(cells)
 
 
-def _shared_out(name: str, array: Array, rows: int) -> Array:
-    if not array.ndim or len(array) % rows:
+def _shared_out(name: str, array: Array, requests: int, length: int) -> Array:
+    if not array.ndim or len(array) != length:
         raise ModelFailed(
-            f'output "{name}" has shape {list(array.shape)}: of {rows} stacked requests each must get its own rows'
+            f'output "{name}" has shape {list(array.shape)}: of {requests} stacked requests with {length} rows '
+            "each must get its own rows"
         )
-    return array.reshape(rows, len(array) // rows, *array.shape[1:])
+    return array.reshape(requests, length // requests, *array.shape[1:])
 
 
 def _together(results: list[_Result], columns: Columns) -> list[Part]:

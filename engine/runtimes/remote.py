@@ -7,6 +7,7 @@ call of its own with its caller's X- headers and deadline; answers go on as they
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -50,16 +51,17 @@ class RemoteRuntime:
     """A model of a V2 server that is reached over gRPC."""
 
     def __init__(self, name: str, uri: str, *, max_message_bytes: int) -> None:
-        parts = urlsplit(uri)
         try:
-            port = parts.port
+            parts = urlsplit(uri)
+            host, port = parts.hostname, parts.port
         except ValueError:
-            port = None
-        if not parts.hostname or not port:
+            host, port = None, None
+        if not host or not port:
             raise RuntimeUnavailable(name, f'"{uri}" is not of the form grpc://HOST:PORT[/NAME]')
         self.name, self.uri = name, uri
         self.remote_name = parts.path.strip("/") or name
-        self._address, self._secure = f"{parts.hostname}:{port}", parts.scheme == "grpcs"
+        self._address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self._secure = parts.scheme == "grpcs"
         self._max_message_bytes = max_message_bytes
         self._channel: Any = None
         self._calls = asyncio.Semaphore(MAX_CALLS)
@@ -140,23 +142,24 @@ class RemoteRuntime:
         return parts
 
     async def _call(self, row: int, value: bytes, headers: HeaderPairs, timeout: float) -> _Answer:
-        metadata = tuple(
-            (name, _text(text))
-            for name, text in headers
-            if name.startswith("x-") and text is not None and _fits(name, text)
-        )
-        deadline = asyncio.get_running_loop().time() + timeout
+        clock = asyncio.get_running_loop().time
+        metadata, deadline = _metadata(headers), clock() + timeout
         for wait in (*RETRY_WAITS, None):
-            left = deadline - asyncio.get_running_loop().time()
             try:
                 async with self._calls:
-                    call = self._infer(value, timeout=max(left, 0.001), metadata=metadata)
+                    # Waiting for a turn takes from the row's time.
+                    call = self._infer(value, timeout=max(deadline - clock(), 0.001), metadata=metadata)
                     answer = await call
                     return row, answer, await _added(call, headers)
             except grpc.aio.AioRpcError as error:
-                if error.code() is not grpc.StatusCode.UNAVAILABLE or wait is None or left < wait:
+                if error.code() is not grpc.StatusCode.UNAVAILABLE or wait is None or deadline - clock() < wait:
                     return row, self._error(error), ()
                 await asyncio.sleep(wait)
+            except (asyncio.CancelledError, grpc.aio.UsageError):
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():
+                    raise
+                return row, Unreachable(f'model "{self.name}" was unloaded while it was called'), ()
         raise AssertionError("the last try returns")
 
     def _error(self, error: Any) -> RequestError:
@@ -173,19 +176,29 @@ _Answer = tuple[int, "bytes | RequestError", "Headers"]
 
 async def _added(call: Any, sent: HeaderPairs) -> Headers:
     """The X- headers that the server's answer has and the request had not."""
-    known = {name for name, _ in sent}
+    known = {name.lower() for name, _ in sent}
     pairs = [*(await call.initial_metadata() or ()), *(await call.trailing_metadata() or ())]
     return tuple(
-        (name, text.encode() if isinstance(text, str) else text)
+        (name, text.encode() if isinstance(text, str) else bytes(text))
         for name, text in pairs
         if name.startswith("x-") and name not in known
     )
 
 
-def _fits(name: str, value: bytes) -> bool:
-    """Whether gRPC can carry a Kafka header: it wants lower-case names and printable ASCII values."""
-    return name == name.lower() and name.isascii() and all(32 <= byte < 127 for byte in value)  # noqa: PLR2004  printable ASCII
+# What gRPC can carry: lower-case names, and values of printable ASCII unless the name says that they are binary.
+_NAME = re.compile("x-[0-9a-z_.-]+")
+_PRINTABLE = re.compile(b"[ -~]*")
 
 
-def _text(value: bytes) -> str:
-    return value.decode("ascii")
+def _metadata(headers: HeaderPairs) -> tuple[tuple[str, str | bytes], ...]:
+    """A request's X- headers as far as gRPC can carry them; one that it cannot must not fail the call."""
+    found: list[tuple[str, str | bytes]] = []
+    for written, value in headers:
+        name = written.lower()
+        if value is None or not _NAME.fullmatch(name):
+            continue
+        if name.endswith("-bin"):
+            found.append((name, value))
+        elif _PRINTABLE.fullmatch(value):
+            found.append((name, value.decode("ascii")))
+    return tuple(found)

@@ -31,7 +31,7 @@ ALLOWED = {
     "aiokafka": ("engine/kafka/*", "engine/inspect.py"),
     "faust": ("engine/kafka/*", "engine/inspect.py"),
     "mode": ("engine/kafka/*", "engine/inspect.py"),
-    "grpc": ("engine/gateway/*", "engine/runtimes/remote.py"),
+    "grpc": ("engine/gateway/*", "engine/runtimes/remote.py", "engine/cli*"),
     "aiohttp": ("engine/gateway/*", "engine/runtimes/remote.py", "engine/cli*"),
     "click": ("engine/cli*",),
     "rich": ("engine/cli*",),

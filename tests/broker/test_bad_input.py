@@ -1,0 +1,194 @@
+"""Bad input: one error on the errors topic, one on the outputs topic, and the partition goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+from product import Product, infer, inputs, message, values
+from topics import Kafka
+
+from engine.protocol.messages import ModelInferRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from topics import Headers
+
+    TopicOf = Callable[..., str]
+
+LIMIT = 100_000
+
+
+def request_with(**fields: object) -> bytes:
+    request = ModelInferRequest()
+    tensor = request.inputs.add(**{"name": "INPUT", "datatype": "INT32", "shape": [1, 2], **fields})
+    tensor.contents.int_contents.extend([1, 2])
+    return bytes(request.SerializeToString())
+
+
+def raw_of_wrong_size() -> bytes:
+    request = ModelInferRequest(raw_input_contents=[b"\0" * 5])
+    request.inputs.add(name="INPUT", datatype="INT32", shape=[1, 2])
+    return bytes(request.SerializeToString())
+
+
+# value, pipeline, model, the step that is named, the error's code, what its text must name
+CASES: dict[str, tuple[bytes | None, str, str, str | None, str, str]] = {
+    "not protobuf": (b"\xff\xfeno protobuf", "echoes", "echo", None, "INVALID_ARGUMENT", ""),
+    "empty value": (b"", "echoes", "echo", None, "INVALID_ARGUMENT", "no inputs"),
+    "null value": (None, "echoes", "echo", None, "INVALID_ARGUMENT", "no inputs"),
+    "size is not shape": (request_with(shape=[1, 3]), "echoes", "echo", None, "INVALID_ARGUMENT", "INPUT"),
+    "raw size is not shape": (raw_of_wrong_size(), "echoes", "echo", None, "INVALID_ARGUMENT", "INPUT"),
+    "negative shape": (request_with(shape=[1, -2]), "echoes", "echo", None, "INVALID_ARGUMENT", "INPUT"),
+    "huge shape": (request_with(shape=[1 << 40, 1 << 40]), "echoes", "echo", None, "INVALID_ARGUMENT", "INPUT"),
+    "unknown datatype": (request_with(datatype="INT33"), "echoes", "echo", None, "INVALID_ARGUMENT", "INT33"),
+    "JSON that is none": (b'{"inputs": [', "echoes", "echo", None, "INVALID_ARGUMENT", "JSON"),
+    "wrong tensor name": (request_with(name="IMPUT"), "echoes", "echo", "echo", "INVALID_ARGUMENT", "IMPUT"),
+    "model refuses": (
+        message(INPUT=[13]).SerializeToString(), "strict", "refuse", "refuse", "INVALID_ARGUMENT", "thirteen",
+    ),
+    "model raises": (
+        message(INPUT=[13]).SerializeToString(), "fragile", "explode", "explode", "INTERNAL", "ValueError: thirteen",
+    ),
+    "model server is down": (message(INPUT=[1]).SerializeToString(), "cut", "gone", "gone", "UNAVAILABLE", ":1"),
+}  # fmt: skip
+
+
+@pytest.mark.usefixtures("product")
+@pytest.mark.parametrize("owner", ["pipeline", "model"])
+@pytest.mark.parametrize("case", CASES)
+def test_it_gives_one_error_on_each_topic_and_the_partition_goes_on(
+    kafka: Kafka, topic: TopicOf, request_id: str, case: str, owner: str
+) -> None:
+    value, pipeline, model, step, code, text = CASES[case]
+    name = pipeline if owner == "pipeline" else model
+    headers: Headers = [("x-request-id", request_id.encode()), ("mine", b"1"), ("mine", b"2")]
+    after: Headers = [("x-request-id", f"{request_id}-after".encode())]
+    with kafka.tap(topic(owner, name, "outputs"), topic("errors", "errors")) as tap:
+        kafka.send(topic(owner, name, "inputs"), value, key=b"k", headers=headers, partition=3)
+        tap.of(request_id, 2)
+        good = message(INPUT=[1]).SerializeToString()
+        kafka.send(topic(owner, name, "inputs"), good, headers=after, partition=3)
+        follower = tap.one(f"{request_id}-after")
+    errors = tap.records_of(request_id)
+    assert {record.topic for record in errors} == {topic(owner, name, "outputs"), topic("errors", "errors")}
+    assert len(errors) == 2, errors
+    for record in errors:
+        assert record.error_code == code, record
+        assert record.header("seldon-pipeline-errors") == (step or name), record
+        assert text in (record.value or b"").decode(), record
+        assert (record.key, record.partition) == (b"k", 3), record
+        assert record.all("mine") == [b"1", b"2"], record
+    if name not in ("cut", "gone"):
+        assert values(follower.response, "OUTPUT") == [1]
+
+
+@pytest.mark.usefixtures("product")
+def test_a_missing_tensor_is_told_by_the_step_that_wants_it(kafka: Kafka, topic: TopicOf, request_id: str) -> None:
+    with kafka.tap(topic("pipeline", "tfsimples", "outputs"), topic("errors", "errors")) as tap:
+        value = message(INPUT0=[1] * 16).SerializeToString()
+        headers: Headers = [("x-request-id", request_id.encode())]
+        kafka.send(topic("pipeline", "tfsimples", "inputs"), value, headers=headers)
+        for record in tap.of(request_id, 2):
+            assert (record.error_code, record.header("seldon-pipeline-errors")) == ("INVALID_ARGUMENT", "tfsimple1")
+            assert b"INPUT1" in (record.value or b""), record
+
+
+@pytest.mark.usefixtures("product")
+def test_an_unknown_infer_type_is_told(kafka: Kafka, topic: TopicOf, request_id: str) -> None:
+    with kafka.tap(topic("pipeline", "echoes", "outputs")) as tap:
+        headers: Headers = [("x-request-id", request_id.encode()), ("seldon-infer-type", b"json/inferRequest")]
+        kafka.send(topic("pipeline", "echoes", "inputs"), message(INPUT=[1]).SerializeToString(), headers=headers)
+        record = tap.one(request_id)
+    assert record.error_code == "INVALID_ARGUMENT", record
+    assert b"json/inferModelRequest" in (record.value or b""), record
+
+
+@pytest.mark.usefixtures("product")
+def test_bad_records_among_good_ones_harm_none_of_them(kafka: Kafka, topic: TopicOf, request_id: str) -> None:
+    good = message(INPUT=[1]).SerializeToString()
+    bad = [value for value, pipeline, *_ in CASES.values() if pipeline == "echoes"]
+    records = [
+        (good if number % 2 else bad[number // 2 % len(bad)], None, [("x-request-id", f"{request_id}-{number}".encode())])
+        for number in range(120)
+    ]
+    with kafka.tap(topic("pipeline", "echoes", "outputs")) as tap:
+        kafka.send_many(topic("pipeline", "echoes", "inputs"), records, partition=2)
+        ids = {f"{request_id}-{number}" for number in range(120)}
+        tap.until(lambda tap: ids <= {record.request_id for record in tap.seen}, "an answer or error for each")
+    ours = [record for record in tap.seen if record.request_id in ids]
+    assert len(ours) == 120
+    for record in ours:
+        is_good = int((record.request_id or "").rpartition("-")[2]) % 2
+        assert (record.error_code is None) == bool(is_good), record
+
+
+@pytest.mark.usefixtures("product")
+@pytest.mark.parametrize(
+    "reply",
+    [b"", b"nonsense", b"7.nobody.1", b"9999999.nobody.1", b"-1.nobody.1", b"1." * 500, b"\xff", None],
+    ids=repr,
+)
+def test_a_foreign_reply_address_harms_nobody(
+    kafka: Kafka, topic: TopicOf, request_id: str, reply: bytes | None
+) -> None:
+    headers: Headers = [("x-request-id", request_id.encode()), ("seldon-reply", reply)]
+    after: Headers = [("x-request-id", f"{request_id}-after".encode())]
+    with kafka.tap(topic("pipeline", "echoes", "outputs")) as tap:
+        for pairs in (headers, after):
+            value = message(INPUT=[1]).SerializeToString()
+            kafka.send(topic("pipeline", "echoes", "inputs"), value, headers=pairs, partition=1)
+        tap.one(request_id)
+        tap.one(f"{request_id}-after")
+
+
+@pytest.fixture
+def small_limit(seldon_up: Callable[..., Product], tmp_path: object) -> Product:
+    """A product that takes messages of up to 100 kB."""
+    from product import RESOURCES
+
+    settings = {"SELDON_KAFKA_MAX_MESSAGE_SIZE_BYTES": str(LIMIT)}
+    return seldon_up("up", RESOURCES / "resources.yaml", settings=settings).start()
+
+
+def test_what_is_over_the_limit_is_refused_and_the_rest_goes_on(
+    small_limit: Product, broker: str, namespace: str, request_id: str
+) -> None:
+    address = small_limit.address
+    over = infer(address, "pipelines/echoes", inputs(INPUT=[1000000] * 20_000))
+    assert over.status == 413, over
+    assert str(LIMIT) in over.json["error"], over
+    # 40 kB as JSON, and the limit only once it is a message of INT64.
+    inside = infer(address, "pipelines/echoes", inputs("INT64", INPUT=[1] * 15_000))
+    assert inside.status == 413, inside
+    assert infer(address, "pipelines/echoes", inputs(INPUT=[1])).output("OUTPUT") == [1]
+    inputs_topic = f"seldon.{namespace}.pipeline.echoes.inputs"
+    with Kafka(broker) as kafka, kafka.tap(f"seldon.{namespace}.pipeline.echoes.outputs") as tap:
+        for size, id_ in ((30_000, "over"), (10, "under")):
+            headers: Headers = [("x-request-id", f"{request_id}-{id_}".encode())]
+            value = message(INPUT=[1000000] * size).SerializeToString()
+            kafka.send(inputs_topic, value, headers=headers, partition=0)
+        error, answer = tap.one(f"{request_id}-over"), tap.one(f"{request_id}-under")
+    assert error.error_code == "RESOURCE_EXHAUSTED", error
+    assert answer.error_code is None, answer
+    small_limit.stop()
+
+
+def test_callers_that_leave_are_forgotten(product: Product) -> None:
+    """Sixty callers who hang up: those who stay are answered, and nothing is left waiting."""
+    body = json.dumps(inputs(INPUT=[200]))
+    leaving = []
+    for _ in range(60):
+        connection = http.client.HTTPConnection(product.address, timeout=10)
+        connection.request("POST", "/v2/pipelines/sleepy/infer", body, {"Content-Type": "application/json"})
+        leaving.append(connection)
+    for connection in leaving:
+        with contextlib.suppress(OSError):
+            connection.close()
+    answer = infer(product.address, "pipelines/echoes", inputs(INPUT=[1]))
+    assert answer.output("OUTPUT") == [1]
+    assert answer.seconds < 5, f"others waited for those who left\n{answer}"
