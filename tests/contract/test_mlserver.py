@@ -1,0 +1,120 @@
+"""A real MLServer as the remote model: our gRPC runtime calls it as it would call any V2 server."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine.errors import InvalidInput, ModelFailed
+from engine.protocol import columns as col
+from engine.protocol.columns import Columns, TensorSpec
+from engine.runtimes.remote import RemoteRuntime
+
+START_SECONDS = 60
+FLOWERS = np.array([[[5.1, 3.5, 1.4, 0.2]], [[6.7, 3.0, 5.2, 2.3]]], dtype=np.float32)
+
+
+@pytest.fixture(scope="module")
+def mlserver_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """MLServer with a scikit-learn classifier called `iris`, in a process of its own."""
+    folder = tmp_path_factory.mktemp("mlserver")
+    train(folder / "model.joblib")
+    ports = free_ports(3)
+    names = ("http_port", "grpc_port", "metrics_port")
+    settings = dict(zip(names, ports, strict=True)) | {"host": "127.0.0.1", "parallel_workers": 0, "debug": False}
+    (folder / "settings.json").write_text(json.dumps(settings))
+    model = {
+        "name": "iris",
+        "implementation": "mlserver_sklearn.SKLearnModel",
+        "parameters": {"uri": "./model.joblib", "version": "v7"},
+    }
+    (folder / "model-settings.json").write_text(json.dumps(model))
+    log = folder / "log"
+    command = [str(Path(sys.executable).with_name("mlserver")), "start", str(folder)]
+    with log.open("wb") as out, subprocess.Popen(command, stdout=out, stderr=out, cwd=folder) as process:
+        try:
+            asyncio.run(serves(ports[1], process, log))
+            yield ports[1]
+        finally:
+            os.kill(process.pid, signal.SIGTERM)
+            process.wait(30)
+
+
+def train(artefact: Path) -> None:
+    import joblib
+    from sklearn.datasets import load_iris
+    from sklearn.linear_model import LogisticRegression
+
+    features, species = load_iris(return_X_y=True)
+    joblib.dump(LogisticRegression(max_iter=1000).fit(features, species), artefact)
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [held.getsockname()[1] for held in sockets]
+    for held in sockets:
+        held.close()
+    return ports
+
+
+async def serves(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    runtime = await open_runtime(port)
+    try:
+        async with asyncio.timeout(START_SECONDS):
+            while not await runtime.ready():
+                assert process.poll() is None, f"MLServer ended: {log.read_text()[-2000:]}"
+                await asyncio.sleep(0.1)
+    finally:
+        await runtime.unload()
+
+
+async def open_runtime(port: int) -> RemoteRuntime:
+    runtime = RemoteRuntime("flowers", f"grpc://127.0.0.1:{port}/iris", max_message_bytes=1 << 24)
+    await runtime.load()
+    return runtime
+
+
+def request(cells: np.ndarray, shape: tuple[int, ...]) -> Columns:
+    return Columns([b"\x1a\x01a", b"\x1a\x01b"], (TensorSpec("predict", "FP32", shape),), (cells,))
+
+
+async def test_it_answers_through_the_grpc_runtime_and_ids_are_kept(mlserver_port: int) -> None:
+    runtime = await open_runtime(mlserver_port)
+    try:
+        answers = {}
+        async for part in runtime.infer(request(FLOWERS, (1, 4)), [(("x-foo", b"bar"),)] * 2, 10):
+            assert isinstance(part.outcome, Columns), part.outcome
+            for index, row in enumerate(part.rows):
+                message = col.to_message(part.outcome, index, col.RESPONSE)
+                answers[row] = (message.id, int(part.outcome.array(0, index).reshape(-1)[0]))
+    finally:
+        await runtime.unload()
+    assert answers == {0: ("a", 0), 1: ("b", 2)}
+
+
+async def test_its_metadata_comes_under_our_name(mlserver_port: int) -> None:
+    runtime = await open_runtime(mlserver_port)
+    try:
+        metadata = await runtime.metadata()
+    finally:
+        await runtime.unload()
+    assert metadata.name == "flowers"
+
+
+async def test_its_refusal_is_the_requests_error_and_not_a_hang(mlserver_port: int) -> None:
+    runtime = await open_runtime(mlserver_port)
+    wrong = np.zeros((2, 1, 3), dtype=np.float32)
+    try:
+        outcomes = [part.outcome async for part in runtime.infer(request(wrong, (1, 3)), [(), ()], 10)]
+    finally:
+        await runtime.unload()
+    assert outcomes
+    assert all(isinstance(outcome, InvalidInput | ModelFailed) for outcome in outcomes)
