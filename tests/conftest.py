@@ -13,6 +13,7 @@ import pytest
 # --import-mode=importlib leaves sys.path alone, so a module beside this file has to be put in reach.
 sys.path.insert(0, str(Path(__file__).parent))
 
+import grpcurl as grpcurl_tool
 from brokers import ApacheKafka, EmbeddedInThread, NotHere, ensure_jars, kafka_missing
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 BROKER_FIXTURES = {"broker", "embedded_broker", "kafka_broker"}
 
 _why_no_kafka = pytest.StashKey[str]()
+_grpcurl = pytest.StashKey["str | None"]()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -31,9 +33,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Fetch Kafka's jars before the first test: a slow download is no test's timeout."""
-    if session.config.option.collectonly or not any(map(_wants_kafka, session.items)):
+    """Fetch Kafka's jars and grpcurl before the first test: a slow download is no test's timeout."""
+    if session.config.option.collectonly:
         return
+    if any("grpcurl" in getattr(item, "fixturenames", ()) for item in session.items):
+        session.config.stash[_grpcurl] = grpcurl_tool.find()
+    if any(map(_wants_kafka, session.items)):
+        _prepare_kafka(session)
+
+
+def _prepare_kafka(session: pytest.Session) -> None:
     try:
         reason = kafka_missing()
         if reason is None:
@@ -79,6 +88,18 @@ def broker(request: pytest.FixtureRequest) -> str:
     # Two fixtures below this one, so that a change of parameter (tests come in random order) ends neither.
     address: str = request.getfixturevalue(f"{request.param}_broker")
     return address
+
+
+@pytest.fixture(scope="session")
+def grpcurl(pytestconfig: pytest.Config) -> str:
+    """The path of grpcurl; where it is not and Go cannot install it, a skip, and on CI a failure."""
+    found = pytestconfig.stash.get(_grpcurl, None)
+    if found is None:
+        text = "SKIPPED: grpcurl is not here, nor is Go to install it"
+        if _on_ci():
+            pytest.fail(f"{text}; where CI=true that is a failure", pytrace=False)
+        pytest.skip(text)
+    return found
 
 
 @pytest.fixture

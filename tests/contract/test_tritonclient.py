@@ -27,13 +27,6 @@ if TYPE_CHECKING:
     from engine.gateway.inference import Target
     from engine.protocol.record import Headers
 
-# Where `go install` puts it, besides the path.
-GRPCURL = shutil.which(
-    "grpcurl",
-    path=os.pathsep.join([os.environ.get("PATH", ""), os.environ.get("GOBIN", ""), str(Path.home() / "go/bin")]),
-)
-
-
 class EchoInference:
     """NOT the product's data plane: answers each request to the model "echo" with its inputs."""
 
@@ -170,13 +163,15 @@ async def test_tritonclient_by_grpc(authority: str) -> None:
     assert await python(script, authority) == TOLD
 
 
-@pytest.mark.skipif(GRPCURL is None, reason="GRPCURL IS NOT INSTALLED: reflection is not proved by a foreign client")
 class TestGrpcurl:
+    @pytest.fixture(autouse=True)
+    def binary(self, grpcurl: str) -> None:
+        self.grpcurl = grpcurl
+
     async def call(self, authority: str, *arguments: str, stdin: str = "") -> str:
-        assert GRPCURL is not None
         before = [argument for argument in arguments if argument.startswith("-")]
         after = [argument for argument in arguments if not argument.startswith("-")]
-        return await run(GRPCURL, "-plaintext", "-max-time", "30", *before, authority, *after, stdin=stdin)
+        return await run(self.grpcurl, "-plaintext", "-max-time", "30", *before, authority, *after, stdin=stdin)
 
     async def test_services_are_listed(self, authority: str) -> None:
         assert set((await self.call(authority, "list")).split()) == {
