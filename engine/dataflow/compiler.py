@@ -138,7 +138,8 @@ class _Compiler:
             return Reference(text, side, None, path)
         if len(parts) <= 3 and parts[1] in (Side.INPUTS, Side.OUTPUTS) and all(parts):  # noqa: PLR2004  step.side.tensor
             return Reference(parts[0], Side(parts[1]), parts[2] if len(parts) > 2 else None, path)  # noqa: PLR2004
-        if len(parts) > 1 and (close := nearest(parts[1], ("inputs", "outputs"))):
+        close = nearest(parts[1], ("inputs", "outputs")) if 2 <= len(parts) <= 3 else None  # noqa: PLR2004  step.side.tensor
+        if close and close != parts[1]:
             hint = f'did you mean "{".".join((parts[0], close, *parts[2:]))}"?'
         else:
             hint = "write <step>, <step>.inputs or <step>.outputs, and .<tensor> for one tensor of it"
@@ -163,10 +164,15 @@ class _Compiler:
         for full, _ in renames:
             parts = full.split(".", 2)
             if len(parts) != 3 or not all(parts):  # noqa: PLR2004  step.side.tensor
-                self._problem((*path, full), f'{reader} renames "{full}"; write <step>.<inputs|outputs>.<tensor>')
+                self._rename_problem(
+                    (*path, full), f'{reader} renames "{full}"; write <step>.<inputs|outputs>.<tensor>'
+                )
             elif read and read.get((parts[0], parts[1]), set()).isdisjoint((None, parts[2])):
                 missing = full if (parts[0], parts[1]) in read else f"{parts[0]}.{parts[1]}"
-                self._problem((*path, full), f'{reader} renames "{full}", but does not read {missing}')
+                self._rename_problem((*path, full), f'{reader} renames "{full}", but does not read {missing}')
+
+    def _rename_problem(self, path: KeyPath, message: str) -> None:
+        self.problems.add(self.pipeline.document.key_problem(path, message))
 
     def _order(self, sources: dict[str, list[Reference]]) -> list[str]:
         """The steps so that each stands after its sources; a cycle is a problem."""

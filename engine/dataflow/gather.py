@@ -7,8 +7,9 @@ answers never meet another's, and it is known at once when a node can no longer 
 
 from __future__ import annotations
 
-from collections import deque
+import heapq
 from dataclasses import dataclass, field
+from itertools import count
 from typing import TYPE_CHECKING, TypeAlias
 
 from engine.dataflow import steps
@@ -75,6 +76,9 @@ class Done:
 
 Instruction: TypeAlias = "Call | Answer | Done"
 
+# Node, a number that makes it unique, side, requests, and the tensors if there are any.
+_Decided: TypeAlias = "tuple[int, int, Side, Sequence[Progress], Columns | None]"
+
 
 @dataclass
 class Gather:
@@ -82,19 +86,21 @@ class Gather:
 
     plan: Plan
     _instructions: list[Instruction] = field(default_factory=list)
-    # Sides that are decided and whose readers are not told yet. A queue, since pipelines may be deeper than the stack.
-    _decided: deque[tuple[int, Side, Sequence[Progress], Columns | None]] = field(default_factory=deque)
+    # Sides that are decided and whose readers are not told yet: a heap, since pipelines may be deeper than the stack,
+    # and so that of sources that come at once an `any` join takes the one that stands first in the plan.
+    _decided: list[_Decided] = field(default_factory=list)
+    _numbers: count[int] = field(default_factory=count)
 
     def start(self, requests: Sequence[Progress], columns: Columns) -> list[Instruction]:
         """Requests come in with their tensors."""
-        self._decided.append((ENTRY, Side.INPUTS, requests, columns))
+        self._decide(ENTRY, Side.INPUTS, requests, columns)
         return self._take(requests)
 
     def answer(self, node: int, requests: Sequence[Progress], columns: Columns) -> list[Instruction]:
         """A step that was called has answered."""
         for request in requests:
             request.open -= 1
-        self._decided.append((node, Side.OUTPUTS, requests, columns))
+        self._decide(node, Side.OUTPUTS, requests, columns)
         return self._take(requests)
 
     def fail(self, node: int, requests: Sequence[Progress], error: RequestError) -> list[Instruction]:
@@ -103,7 +109,7 @@ class Gather:
         for request in requests:
             request.open -= 1
             request.failures = [*(request.failures or ()), (node, placed)]
-        self._decided.append((node, Side.OUTPUTS, requests, None))
+        self._decide(node, Side.OUTPUTS, requests, None)
         return self._take(requests)
 
     def outcome(self, request: Progress) -> RequestError | None:
@@ -122,7 +128,7 @@ class Gather:
 
     def _take(self, requests: Sequence[Progress]) -> list[Instruction]:
         while self._decided:
-            node, side, decided, columns = self._decided.popleft()
+            node, _, side, decided, columns = heapq.heappop(self._decided)
             if columns is None:
                 self._forgo(node, side, decided)
             else:
@@ -132,6 +138,10 @@ class Gather:
             self._instructions.append(Done(done))
         instructions, self._instructions = self._instructions, []
         return instructions
+
+    def _decide(self, node: int, side: Side, requests: Sequence[Progress], columns: Columns | None) -> None:
+        """One side of a node has its tensors, or (None) never will."""
+        heapq.heappush(self._decided, (node, next(self._numbers), side, requests, columns))
 
     def _resolve(self, node: int, side: Side, requests: Sequence[Progress], columns: Columns) -> None:
         """One side of a node has its tensors: run whatever reads it and waits for nothing else."""
@@ -164,7 +174,7 @@ class Gather:
         for request in requests:
             request.open += 1
         self._instructions.append(Call(node, requests, columns))
-        self._decided.append((node, Side.INPUTS, requests, columns))
+        self._decide(node, Side.INPUTS, requests, columns)
 
     def _unmet(self, node: int, requests: Sequence[Progress], reason: str) -> None:
         name = self.plan.nodes[node].name
@@ -174,8 +184,8 @@ class Gather:
             if request.unmet is None:
                 request.unmet = []
             request.unmet.append(entry)
-        self._decided.append((node, Side.INPUTS, requests, None))
-        self._decided.append((node, Side.OUTPUTS, requests, None))
+        self._decide(node, Side.INPUTS, requests, None)
+        self._decide(node, Side.OUTPUTS, requests, None)
 
     def _lacking(self, columns: Columns, edge: Edge) -> str:
         missing = ", ".join(f'"{name}"' for name in steps.absent(columns, edge))

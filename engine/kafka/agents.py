@@ -14,7 +14,7 @@ from engine.kafka.checkpoint import Checkpoints
 from engine.kafka.transport import BatchApp, Intake
 from engine.protocol import columns as col
 from engine.protocol import rest_json
-from engine.protocol.record import ERROR_STEP, INFER_TYPE, PIPELINE, STEP, Owner, header
+from engine.protocol.record import ERROR_STEP, INFER_TYPE, PIPELINE, STEP, Owner, ReplyAddress, header
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -97,6 +97,8 @@ class Worker:
             await asyncio.wait_for(self._drain(), DRAIN_SECONDS)
         except TimeoutError:
             log.warning("group %s: requests were still running when it stopped; they will be read again", self.group)
+        except KafkaError as error:
+            log.warning("group %s: its last offsets were not committed: %s", self.group, error or type(error).__name__)
         for execution in self._executions:
             execution.cancel()
         try:
@@ -146,7 +148,15 @@ class Worker:
 
     def _request(self, execution: Execution, lease: Lease, record: Any) -> Request:
         size = len(record.value or b"") + REQUEST_BYTES
-        return execution.new_request(lease, record.partition, record.offset, record.key, record.headers, size)
+        request = execution.new_request(lease, record.partition, record.offset, record.key, record.headers, size)
+        if request.reply is not None and not self._is_reply_address(request.reply):
+            request.reply = None
+        return request
+
+    def _is_reply_address(self, text: str) -> bool:
+        """Anybody may write a header: a reply to a partition that is not there would fail its checkpoint for ever."""
+        address = ReplyAddress.parse(text)
+        return address is not None and address.partition < self._settings.partitions
 
     def _oversized(self, request: Request) -> None:
         execution: Execution = request.execution

@@ -50,7 +50,7 @@ class Outlet:
         """Flush and close."""
         producer, self._producer = self._producer, None
         if producer is not None:
-            await producer.stop()
+            await client.stop(producer)
 
     async def producer(self) -> Any:
         """The producer of now."""

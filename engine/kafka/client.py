@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 # A broker that does not answer in this time while we start is told of, not waited for.
 CONNECT_TIMEOUT = 20.0
 
+# A client of a broker that is away flushes and says good-bye in vain for longer than anybody waits for a stop.
+STOP_TIMEOUT = 5.0
+
 # Room for what a record has beside its value: key, headers, and the batch around it.
 OVERHEAD_BYTES = 1024 * 1024
 
@@ -77,8 +80,18 @@ async def start(client: Any, settings: Settings) -> None:
         await asyncio.wait_for(client.start(), CONNECT_TIMEOUT)
     except (KafkaError, TimeoutError, OSError) as error:
         # A client that failed to start holds connections all the same.
-        await client.stop() if hasattr(client, "stop") else await client.close()
+        await stop(client)
         raise unavailable(settings, error) from error
+
+
+async def stop(client: Any) -> None:
+    """Close a client in whatever state its broker left it: within a bound, and nothing is raised."""
+    # In a task of its own, as aiokafka lets the cancellation of its own tasks out when the broker is away.
+    closing = asyncio.ensure_future(client.stop() if hasattr(client, "stop") else client.close())
+    done, _ = await asyncio.wait({closing}, timeout=STOP_TIMEOUT)
+    if not done:
+        closing.cancel()
+    await asyncio.gather(closing, return_exceptions=True)
 
 
 def unavailable(settings: Settings, error: Exception) -> BrokerUnavailable:
@@ -131,7 +144,7 @@ class Topology:
 
     async def stop(self) -> None:
         """Close the connection."""
-        await self._admin.close()
+        await stop(self._admin)
 
     async def ensure(self, names: Iterable[str]) -> None:
         """Create the topics that are not there yet, with the namespace's number of partitions.

@@ -177,8 +177,8 @@ class Registry:
         if self._following is not None:
             self._following.cancel()
             await asyncio.gather(self._following, return_exceptions=True)
-        await self._reader.stop()
-        await self._producer.stop()
+        await client.stop(self._reader)
+        await client.stop(self._producer)
 
     async def load(self, resources: Iterable[Model | Pipeline], folders: Mapping[Key, str]) -> list[Loaded]:
         """Write resources; those that are there unchanged are left alone. Gives what stands now, in their order."""

@@ -78,8 +78,8 @@ class ReplyDesk:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        await self._reader.stop()
-        await self._producer.stop()
+        await client.stop(self._reader)
+        await client.stop(self._producer)
 
     async def call(self, topic: str, key: bytes, value: bytes, headers: Headers, timeout: float) -> Reply:
         """Publish a request and wait for its reply.

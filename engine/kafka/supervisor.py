@@ -11,6 +11,7 @@ from engine.dataflow import plan
 from engine.dataflow.compiler import compile_pipeline
 from engine.errors import EngineError, ModelFailed, RuntimeUnavailable
 from engine.execution import Execution
+from engine.kafka import client
 from engine.kafka.agents import Worker
 from engine.kafka.budget import Budget
 from engine.kafka.checkpoint import Outlet
@@ -65,6 +66,8 @@ class Supervisor:
         self._failed: dict[str, tuple[Loaded, str]] = {}
         self._workers: dict[str, tuple[Loaded, Worker]] = {}
         self._models_worker: Worker | None = None
+        # Every worker that was made and not stopped: one whose job is cancelled while it starts must be stopped too.
+        self._living: set[Worker] = set()
         self._told: dict[Key, State] = {}
         self._changed = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -84,14 +87,11 @@ class Supervisor:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        workers = [worker for _, worker in self._workers.values()]
-        if self._models_worker is not None:
-            workers.append(self._models_worker)
-        await asyncio.gather(*(worker.stop() for worker in workers))
+        await asyncio.gather(*(worker.stop() for worker in self._living))
         try:
-            await self._registry.heartbeat(self._instance, None)
-        except EngineError as error:
-            log.warning("could not say good-bye: %s", error)
+            await asyncio.wait_for(self._registry.heartbeat(self._instance, None), client.STOP_TIMEOUT)
+        except (EngineError, TimeoutError) as error:
+            log.warning("could not say good-bye: %s", error or type(error).__name__)
         await asyncio.gather(*(runtime.unload() for _, runtime in self._runtimes.values()))
         await self._outlet.stop()
         self._consumer_loop.stop()
@@ -225,7 +225,7 @@ class Supervisor:
         """One group reads all models' inputs; its topics are fixed at its start, so other topics mean a new member."""
         old, self._models_worker = self._models_worker, None
         if old is not None:
-            await old.stop()
+            await self._end(old)
         wanted = self._models_topics(models)
         if wanted:
             worker = self._new_worker(self._topics.group(Owner.MODEL, ""))
@@ -256,10 +256,14 @@ class Supervisor:
 
     async def _stop_pipeline(self, name: str) -> None:
         _, worker = self._workers.pop(name)
+        await self._end(worker)
+
+    async def _end(self, worker: Worker) -> None:
         await worker.stop()
+        self._living.discard(worker)
 
     def _new_worker(self, group: str) -> Worker:
-        return Worker(
+        worker = Worker(
             group,
             self._settings,
             self._outlet,
@@ -267,6 +271,8 @@ class Supervisor:
             self._consumer_loop,
             holds_fetches=self._topology.holds_fetches,
         )
+        self._living.add(worker)
+        return worker
 
     def _execution(self, compiled: plan.Plan, version: int, owner: Owner, worker: Worker) -> Execution:
         return Execution(

@@ -16,7 +16,7 @@ import inspect
 import pkgutil
 import sys
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.machinery import ModuleSpec, PathFinder
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +49,12 @@ def load(name: str, uri: str, folder: Path) -> Function:
         found = _make(name, found)
     if not callable(found):
         raise RuntimeUnavailable(name, f'"{uri}" is no function, and no class with an `infer`')
-    return Function(_calling(name, found), _parameters(found), "python")
+    if inspect.iscoroutinefunction(found):
+        raise RuntimeUnavailable(name, f'"{uri}" is a coroutine; a model is a plain function, on a thread of its own')
+    try:
+        return Function(_calling(name, found), _parameters(found), "python")
+    except ValueError as error:
+        raise RuntimeUnavailable(name, f'"{uri}" cannot be called with tensors by their names: {error}') from error
 
 
 def _import(name: str, uri: str, folder: Path) -> Any:
@@ -77,8 +82,10 @@ def _module(name: str, folder: Path) -> ModuleType:
     spec = _beside(top, rest, folder)
     if spec is None:
         return importlib.import_module(name)
+    own_name = _own_name(spec, folder)
     with _folder_first(folder):
-        return importlib.import_module(_load(spec, folder) + dot + rest)
+        _load(own_name, spec)
+        return importlib.import_module(own_name + dot + rest)
 
 
 def _beside(top: str, rest: str, folder: Path) -> ModuleSpec | None:
@@ -91,13 +98,17 @@ def _beside(top: str, rest: str, folder: Path) -> ModuleSpec | None:
     return spec if found else None
 
 
-def _load(spec: ModuleSpec, folder: Path) -> str:
-    """Import a module by its place; the name it goes by: another when a file elsewhere has its own."""
-    name = spec.name
-    if name in sys.modules and not _is_from(sys.modules[name], spec):
-        name = f"{name}_{hashlib.sha256(str(folder).encode()).hexdigest()[:12]}"
+def _own_name(spec: ModuleSpec, folder: Path) -> str:
+    """What a module of the folder goes by: its name, or another one when a file elsewhere holds that."""
+    if spec.name not in sys.modules or _is_from(sys.modules[spec.name], spec):
+        return spec.name
+    return f"{spec.name}_{hashlib.sha256(str(folder).encode()).hexdigest()[:12]}"
+
+
+def _load(name: str, spec: ModuleSpec) -> None:
+    """Import a module by its place under this name, unless it is there."""
     if name in sys.modules:
-        return name
+        return
     if spec.origin is None:
         placed = ModuleSpec(name, None, is_package=True)
         placed.submodule_search_locations = list(spec.submodule_search_locations or ())
@@ -114,7 +125,6 @@ def _load(spec: ModuleSpec, folder: Path) -> str:
     except BaseException:
         sys.modules.pop(name, None)
         raise
-    return name
 
 
 @contextmanager
@@ -128,7 +138,8 @@ def _folder_first(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        sys.path.remove(str(folder))
+        with suppress(ValueError):
+            sys.path.remove(str(folder))
         mine = _modules_named({name.partition(".")[0] for name in others})
         for name in mine:
             del sys.modules[name]
@@ -178,14 +189,27 @@ def _calling(name: str, function: Callable[..., Any]) -> Callable[[Arrays], list
             raise ModelFailed(
                 f'model "{name}" gave {type(answer).__name__}; it must give a dict of output names to arrays'
             )
-        return [(str(output), np.asarray(value)) for output, value in answer.items()]
+        return [(str(output), _array(str(output), value)) for output, value in answer.items()]
 
     return call
 
 
+def _array(output: str, value: Any) -> Array:
+    array = np.asarray(value)
+    if array.dtype == object:
+        for element in array.reshape(-1):
+            if not isinstance(element, (str, bytes)):
+                raise ModelFailed(
+                    f'output "{output}" holds {type(element).__name__}; numbers, text and bytes can be sent'
+                )
+    return array
+
+
 def _parameters(function: Callable[..., Any]) -> tuple[str, ...] | None:
-    """The names that the tensors must have; None when the function takes any."""
+    """The names that the tensors must have; None when the function takes any. ValueError when it takes none by name."""
     parameters = inspect.signature(function).parameters.values()
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return None
+    if any(parameter.kind in (parameter.POSITIONAL_ONLY, parameter.VAR_POSITIONAL) for parameter in parameters):
+        raise ValueError("it has parameters that cannot be given by name")
     return tuple(parameter.name for parameter in parameters)

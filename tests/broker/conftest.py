@@ -20,12 +20,16 @@ if TYPE_CHECKING:
 
 # The namespace of the seed's calls.
 SHARED_NAMESPACE = "default"
+# A new topic costs Apache Kafka a few ms for each of its partitions, and there are fifty topics.
+PARTITIONS = 4
+# The embedded broker takes half a session to let a lone member in, and a killed member's partitions wait a whole one.
+SESSION_SECONDS = "2"
 
 
 def _running(broker: str, folder: Path) -> Iterator[Product]:
     product = Product(
         folder, "up", SAMPLES, RESOURCES, "--kafka-broker", broker, "--listen", "127.0.0.1:0",
-        "--namespace", SHARED_NAMESPACE,
+        "--namespace", SHARED_NAMESPACE, "--partitions", PARTITIONS,
     )  # fmt: skip
     try:
         yield product.start()
@@ -79,7 +83,8 @@ def seldon_up(
             if value is not None
             for word in (f"--{flag.replace('_', '-')}", value)
         ]
-        product = Product(tmp_path / f"process-{len(made)}", part, *arguments, *options, settings=settings)
+        environment = {"SELDON_SESSION_TIMEOUT": SESSION_SECONDS, **(settings or {})}
+        product = Product(tmp_path / f"process-{len(made)}", part, *arguments, *options, settings=environment)
         made.append(product)
         return product
 

@@ -81,7 +81,10 @@ class Product:
 
     def start(self) -> Self:
         """Start it and wait until it says that it is ready."""
-        self.launch()
+        return self.launch().wait_ready()
+
+    def wait_ready(self) -> Self:
+        """Wait until it says that it is ready."""
         wait_until(self._ready_or_over, lambda: f"ready\n{self.said}", START_DEADLINE)
         assert self.running, f"ended with {self.process.returncode} while it started\n{self.said}"
         return self

@@ -47,6 +47,7 @@ CASES: dict[str, tuple[bytes | None, str, str, str | None, str, str]] = {
     "huge shape": (request_with(shape=[1 << 40, 1 << 40]), "echoes", "echo", None, "INVALID_ARGUMENT", "INPUT"),
     "unknown datatype": (request_with(datatype="INT33"), "echoes", "echo", None, "INVALID_ARGUMENT", "INT33"),
     "JSON that is none": (b'{"inputs": [', "echoes", "echo", None, "INVALID_ARGUMENT", "JSON"),
+    "JSON nested deeply": (b'{"inputs":' + b"[" * 3000, "echoes", "echo", None, "INVALID_ARGUMENT", "JSON"),
     "wrong tensor name": (request_with(name="IMPUT"), "echoes", "echo", "echo", "INVALID_ARGUMENT", "IMPUT"),
     "model refuses": (
         message(INPUT=[13]).SerializeToString(), "strict", "refuse", "refuse", "INVALID_ARGUMENT", "thirteen",

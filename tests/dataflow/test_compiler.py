@@ -1,0 +1,310 @@
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from engine.dataflow.compiler import compile_pipeline
+from engine.dataflow.plan import ENTRY, Edge, Node, Plan
+from engine.protocol.record import Side
+from engine.resources import Join, Output, Pipeline, Step, documents, parse
+
+HEAD = "apiVersion: mlops.seldon.io/v1alpha1\nkind: Pipeline\nmetadata:\n  name: fraud\nspec:\n"
+
+INPUTS, OUTPUTS = Side.INPUTS, Side.OUTPUTS
+
+
+def read(spec: str) -> Pipeline:
+    found, faults = documents(HEAD + spec, "p.yaml")
+    assert faults == []
+    resource, problems = parse(found[0])
+    assert problems == []
+    assert isinstance(resource, Pipeline)
+    return resource
+
+
+def plan(spec: str) -> Plan:
+    compiled, problems = compile_pipeline(read(spec))
+    assert problems == []
+    assert compiled is not None
+    return compiled
+
+
+def refusals(spec: str) -> list[str]:
+    """The headlines and hints of all problems, with lines counted from the first of the spec's fields."""
+    compiled, problems = compile_pipeline(read(spec))
+    assert compiled is None
+    return [f"{p.place.line - 5}:{p.place.column}: {p.message}" + (f" ({p.hint})" if p.hint else "") for p in problems]
+
+
+def steps(*lines: str) -> str:
+    return "".join(["  steps:\n", *(f"    - {line}\n" for line in lines)])
+
+
+def many(count: int, inputs: str = "") -> Pipeline:
+    """A pipeline of that many steps, the first of which reads `inputs`, the others the step before."""
+    chained = [Step("s0", inputs=(inputs,) if inputs else ())]
+    chained += [Step(f"s{index}", inputs=(f"s{index - 1}",)) for index in range(1, count)]
+    document = read(steps("{name: a}")).document
+    return Pipeline(name="fraud", steps=tuple(reversed(chained)), output=Output((f"s{count - 1}",)), document=document)
+
+
+def test_a_step_without_inputs_takes_the_pipelines_inputs() -> None:
+    assert plan(steps("{name: a}")).nodes == (Node("fraud"), Node("a", (Edge(ENTRY, INPUTS),)))
+
+
+def test_a_pipeline_without_an_output_has_no_output_node() -> None:
+    compiled = plan(steps("{name: a}"))
+    assert (compiled.output, compiled.output_index) == (False, None)
+
+
+def test_a_bare_step_name_means_its_outputs() -> None:
+    assert plan(steps("{name: a}", "{name: b, inputs: [a]}")).nodes[2].edges == (Edge(1, OUTPUTS),)
+
+
+def test_the_bare_name_of_the_pipeline_means_its_inputs() -> None:
+    assert plan(steps("{name: a, inputs: [fraud]}")).nodes[1].edges == (Edge(ENTRY, INPUTS),)
+
+
+def test_a_steps_inputs_are_a_source() -> None:
+    assert plan(steps("{name: a}", "{name: b, inputs: [a.inputs]}")).nodes[2].edges == (Edge(1, INPUTS),)
+
+
+def test_a_tensor_of_a_source_is_selected() -> None:
+    compiled = plan(steps("{name: a}", "{name: b, inputs: [a.outputs.x]}"))
+    assert compiled.nodes[2].edges == (Edge(1, OUTPUTS, ("x",)),)
+
+
+def test_tensors_of_one_source_are_one_edge_in_the_order_of_the_references() -> None:
+    compiled = plan(steps("{name: a}", "{name: b, inputs: [a.outputs.y, a.outputs.x]}"))
+    assert compiled.nodes[2].edges == (Edge(1, OUTPUTS, ("y", "x")),)
+
+
+def test_a_whole_source_is_not_narrowed_by_a_tensor_of_it() -> None:
+    compiled = plan(steps("{name: a}", "{name: b, inputs: [a.outputs.y, a]}"))
+    assert compiled.nodes[2].edges == (Edge(1, OUTPUTS),)
+
+
+def test_several_sources_are_edges_in_the_order_of_the_references() -> None:
+    compiled = plan(steps("{name: a}", "{name: b}", "{name: c, inputs: [b.outputs.x, fraud, a.inputs, b.outputs.y]}"))
+    assert compiled.nodes[3].edges == (
+        Edge(2, OUTPUTS, ("x",)),
+        Edge(ENTRY, INPUTS),
+        Edge(1, INPUTS),
+        Edge(2, OUTPUTS, ("y",)),
+    )
+
+
+@pytest.mark.parametrize("join", ["outer", "any"])
+def test_tensors_that_need_not_all_be_there_are_edges_of_their_own(join: str) -> None:
+    lines = steps("{name: a}", f"{{name: b, inputs: [a.outputs.x, a.outputs.y], inputsJoinType: {join}}}")
+    assert plan(lines).nodes[2].edges == (Edge(1, OUTPUTS, ("x",)), Edge(1, OUTPUTS, ("y",)))
+
+
+def test_several_steps_read_one_source() -> None:
+    compiled = plan(steps("{name: a}", "{name: b, inputs: [a]}", "{name: c, inputs: [a]}"))
+    assert compiled.readers[1, OUTPUTS] == ((2, 0), (3, 0))
+
+
+def test_steps_stand_after_their_sources() -> None:
+    compiled = plan(steps("{name: c, inputs: [b, a]}", "{name: b, inputs: [a]}", "{name: a}"))
+    assert [node.name for node in compiled.nodes] == ["fraud", "a", "b", "c"]
+
+
+def test_steps_that_need_nothing_of_each_other_keep_the_order_of_the_file() -> None:
+    assert [node.name for node in plan(steps("{name: z}", "{name: m}", "{name: a}")).nodes[1:]] == ["z", "m", "a"]
+
+
+def test_the_tensor_map_of_a_step_goes_with_the_source_it_names() -> None:
+    compiled = plan(
+        steps("{name: a}", "{name: b, inputs: [a.outputs.x, fraud], tensorMap: {a.outputs.x: u, fraud.inputs.y: v}}")
+    )
+    assert compiled.nodes[2].edges == (
+        Edge(1, OUTPUTS, ("x",), (("x", "u"),)),
+        Edge(ENTRY, INPUTS, (), (("y", "v"),)),
+    )
+
+
+def test_a_tensor_map_renames_what_a_step_without_inputs_takes() -> None:
+    compiled = plan(steps("{name: a, tensorMap: {fraud.inputs.x: y}}"))
+    assert compiled.nodes[1].edges == (Edge(ENTRY, INPUTS, (), (("x", "y"),)),)
+
+
+def test_the_output_takes_what_its_steps_say_renamed_by_its_tensor_map() -> None:
+    spec = steps("{name: a}") + "  output: {steps: [a.outputs.x], tensorMap: {a.outputs.x: y}}\n"
+    compiled = plan(spec)
+    assert compiled.nodes[-1] == Node("fraud", (Edge(1, OUTPUTS, ("x",), (("x", "y"),)),))
+    assert compiled.output_index == 2
+
+
+def test_a_conditional_joins_its_branches_with_any() -> None:
+    spec = steps(
+        "{name: router}",
+        "{name: left, inputs: [router.outputs.l]}",
+        "{name: right, inputs: [router.outputs.r]}",
+    )
+    output = plan(spec + "  output: {steps: [left, right], stepsJoin: any}\n").nodes[-1]
+    assert output == Node("fraud", (Edge(2, OUTPUTS), Edge(3, OUTPUTS)), Join.ANY)
+
+
+def test_an_output_without_steps_sends_back_what_came_in() -> None:
+    assert plan(steps("{name: a}") + "  output: {steps: []}\n").nodes[-1].edges == (Edge(ENTRY, INPUTS),)
+
+
+def test_an_unknown_step_is_told_with_the_nearest_name() -> None:
+    assert refusals(steps("{name: features}", "{name: score, inputs: [featurs.outputs]}")) == [
+        '3:30: step "score" reads "featurs.outputs"; no step has that name (did you mean "features"?)'
+    ]
+
+
+def test_an_unknown_step_that_is_near_nothing_is_told_with_the_steps_there_are() -> None:
+    assert refusals(steps("{name: a}", "{name: b, inputs: [zzz]}")) == [
+        '3:26: step "b" reads "zzz"; no step has that name (the steps are a, b)'
+    ]
+
+
+def test_a_hint_does_not_list_more_steps_than_anybody_reads() -> None:
+    lines = steps(*(f"{{name: s{index}}}" for index in range(12)), "{name: b, inputs: [zzz]}")
+    assert refusals(lines)[0].endswith("(the steps are s0, s1, s2, s3, s4, s5, s6, s7, s8, s9, …)")
+
+
+def test_the_output_reads_steps_that_exist() -> None:
+    assert refusals(steps("{name: a}") + "  output: {steps: [b]}\n") == [
+        '3:20: the output reads "b"; no step has that name (the steps are a)'
+    ]
+
+
+@pytest.mark.parametrize("reference", ["fraud", "fraud.inputs", "fraud.outputs"])
+def test_the_output_may_not_name_the_pipeline(reference: str) -> None:
+    assert refusals(steps("{name: a}") + f"  output: {{steps: [{reference}]}}\n") == [
+        f'3:20: the output reads "{reference}"; the pipeline\'s own name is not allowed there'
+    ]
+
+
+def test_a_step_may_not_read_the_pipelines_outputs() -> None:
+    assert refusals(steps("{name: a, inputs: [fraud.outputs]}")) == [
+        '2:26: step "a" reads "fraud.outputs", the pipeline\'s own outputs'
+    ]
+
+
+def test_a_slip_in_the_side_is_told_with_the_right_reference() -> None:
+    assert refusals(steps("{name: a}", "{name: b, inputs: [a.output.x]}")) == [
+        '3:26: step "b" reads "a.output.x", which is no reference (did you mean "a.outputs.x"?)'
+    ]
+
+
+@pytest.mark.parametrize("reference", ["a.q", "a.outputs.", "a.outputs.x.y.z", "a..x"])
+def test_what_is_no_reference_is_refused(reference: str) -> None:
+    [refusal] = refusals(steps("{name: a}", f"{{name: b, inputs: [{reference}]}}"))
+    assert refusal.startswith(f'3:26: step "b" reads "{reference}", which is no reference')
+
+
+def test_a_tensor_map_must_name_side_and_tensor() -> None:
+    assert refusals(steps("{name: a}", "{name: b, inputs: [a], tensorMap: {a.x: y}}")) == [
+        '3:42: step "b" renames "a.x"; write <step>.<inputs|outputs>.<tensor>'
+    ]
+
+
+def test_a_tensor_map_must_name_a_source_that_is_read() -> None:
+    assert refusals(steps("{name: a}", "{name: b, inputs: [a], tensorMap: {a.inputs.x: y}}")) == [
+        '3:42: step "b" renames "a.inputs.x", but does not read a.inputs'
+    ]
+
+
+def test_a_tensor_map_must_name_a_tensor_that_is_read() -> None:
+    assert refusals(steps("{name: a}", "{name: b, inputs: [a.outputs.x], tensorMap: {a.outputs.y: z}}")) == [
+        '3:52: step "b" renames "a.outputs.y", but does not read a.outputs.y'
+    ]
+
+
+def test_the_tensor_map_of_a_step_without_inputs_is_checked() -> None:
+    assert refusals(steps("{name: a, tensorMap: {b.outputs.x: y}}")) == [
+        '2:29: step "a" renames "b.outputs.x", but does not read b.outputs'
+    ]
+
+
+def test_the_tensor_map_of_an_output_without_steps_is_checked() -> None:
+    assert refusals(steps("{name: a}") + "  output: {steps: [], tensorMap: {a.outputs.x: y}}\n") == [
+        '3:35: the output renames "a.outputs.x", but does not read a.outputs'
+    ]
+
+
+def test_a_cycle_is_told_where_its_first_step_reads_and_without_the_steps_behind_it() -> None:
+    lines = steps(
+        "{name: a, inputs: [c]}", "{name: b, inputs: [a]}", "{name: c, inputs: [b]}", "{name: d, inputs: [c]}"
+    )
+    assert refusals(lines) == ['2:26: pipeline "fraud" has a cycle among the steps a, c, b']
+
+
+def test_a_cycle_is_told_without_the_steps_that_only_read_it() -> None:
+    lines = steps("{name: d, inputs: [b]}", "{name: a, inputs: [b]}", "{name: b, inputs: [a]}")
+    assert refusals(lines) == ['4:26: pipeline "fraud" has a cycle among the steps b, a']
+
+
+def test_a_step_that_reads_itself_is_a_cycle() -> None:
+    assert refusals(steps("{name: a, inputs: [a]}")) == ['2:26: pipeline "fraud" has a cycle among the steps a']
+
+
+def test_all_faults_are_told_at_once() -> None:
+    lines = steps("{name: a, inputs: [x1]}", "{name: b, inputs: [y.z]}") + "  output: {steps: [w9]}\n"
+    assert [refusal.partition(":")[0] for refusal in refusals(lines)] == ["2", "3", "4"]
+
+
+UNSUPPORTED = {
+    "external inputs": (
+        steps("{name: a}") + "  input: {externalInputs: [other]}\n",
+        '3:10: pipeline "fraud" has external inputs: not supported yet',
+    ),
+    "cycles": (steps("{name: a}") + "  allowCycles: true\n", '3:16: pipeline "fraud" allows cycles: not supported yet'),
+    "triggers": (steps("{name: a}", "{name: b, triggers: [a]}"), '3:27: step "b" has triggers: not supported yet'),
+    "batch": (steps("{name: a, batch: {size: 2}}"), '2:24: step "a" has a batch: not supported yet'),
+    "window of a step": (
+        steps("{name: a}", "{name: b, inputs: [a, fraud], inputsJoinType: outer, joinWindowMs: 5}"),
+        '3:74: step "b" has an outer join with a window: not supported yet',
+    ),
+    "window of the output": (
+        steps("{name: a}") + "  output: {steps: [a], stepsJoin: outer, joinWindowMs: 5}\n",
+        "3:56: the output has an outer join with a window: not supported yet",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", UNSUPPORTED)
+def test_what_is_not_supported_yet_is_refused(case: str) -> None:
+    spec, refusal = UNSUPPORTED[case]
+    assert refusals(spec) == [refusal]
+
+
+@pytest.mark.parametrize("join", ["inner", "any"])
+def test_a_window_says_nothing_where_nothing_waits_for_it(join: str) -> None:
+    lines = steps("{name: a}", f"{{name: b, inputs: [a, fraud], inputsJoinType: {join}, joinWindowMs: 5}}")
+    assert plan(lines).nodes[2].join == join
+
+
+def test_ten_thousand_chained_steps_in_reverse_order_compile_in_a_moment() -> None:
+    pipeline, began = many(10_000), time.monotonic()
+    compiled, problems = compile_pipeline(pipeline)
+    assert problems == []
+    assert compiled is not None
+    assert [node.name for node in compiled.nodes[1:-1]] == [f"s{index}" for index in range(10_000)]
+    assert time.monotonic() - began < 5
+
+
+def test_a_ring_of_ten_thousand_steps_is_refused_in_a_moment_and_in_a_line() -> None:
+    pipeline, began = many(10_000, inputs="s9999"), time.monotonic()
+    _, problems = compile_pipeline(pipeline)
+    [problem] = problems
+    assert problem.message.endswith(
+        "has a cycle among the steps s9999, s9998, s9997, s9996, s9995, s9994, s9993, s9992, s9991, s9990, …"
+    )
+    assert time.monotonic() - began < 5
+
+
+def test_ten_thousand_unknown_references_are_refused_in_a_moment() -> None:
+    document = read(steps("{name: a}")).document
+    wrong = tuple(Step(f"step-{index:05}", inputs=(f"stepp-{index:05}",)) for index in range(10_000))
+    began = time.monotonic()
+    compiled, problems = compile_pipeline(Pipeline(name="fraud", steps=wrong, document=document))
+    assert compiled is None
+    assert len(problems) == 100
+    assert time.monotonic() - began < 5

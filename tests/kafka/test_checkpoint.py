@@ -1,0 +1,289 @@
+"""Checkpoints with a fake outlet and a fake intake: no broker, and the order of everything that is asked of it."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from aiokafka.errors import KafkaConnectionError, MessageSizeTooLargeError
+
+from engine.kafka import checkpoint
+from engine.kafka.budget import Budget
+from engine.kafka.checkpoint import Checkpoints, Outlet
+from engine.kafka.leases import Lease, TopicPartition, Watermark
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+
+class FakeRequest:
+    """Marked as such: what a checkpoint reads of a request."""
+
+    def __init__(self, lease: Lease, offset: int, *, value: bytes = b"") -> None:
+        self.origin, self.offset, self.size, self.key = lease, offset, 10, b"k"
+        self.records = [("out", 0, value or b"%d" % offset, [("x-request-id", b"r")])]
+
+
+class FakeOutlet:
+    """Marked as such: keeps what was written; `errors` are raised by the first writes, too large values always."""
+
+    def __init__(self) -> None:
+        self.written: list[list[int]] = []
+        self.errors: list[Exception] = []
+        self.tries = 0
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.at_gate = asyncio.Event()
+
+    async def write(self, requests: list[FakeRequest]) -> None:
+        self.tries += 1
+        self.at_gate.set()
+        await self.gate.wait()
+        if self.errors:
+            raise self.errors.pop(0)
+        if any(request.records[0][2] == b"too large" for request in requests):
+            raise MessageSizeTooLargeError
+        self.written.append([request.offset for request in requests])
+
+
+class FakeIntake:
+    """Marked as such: commits the lease's watermark."""
+
+    def __init__(self, lease: Lease) -> None:
+        self.lease, self.commits, self.errors = lease, list[int](), list[Exception]()
+        self.committed = asyncio.Event()
+
+    async def commit(self) -> None:
+        if self.errors:
+            raise self.errors.pop(0)
+        self.commits.append(self.lease.watermark.offset)
+        self.committed.set()
+
+
+class Bench:
+    def __init__(self) -> None:
+        self.lease = Lease(TopicPartition("t", 0), 0, Watermark(0), 0)
+        self.outlet, self.intake, self.budget = FakeOutlet(), FakeIntake(self.lease), Budget(30)
+        self.oversized: list[int] = []
+        self.checkpoints = Checkpoints(self.outlet, self.intake, self.budget, self._oversized)  # type: ignore[arg-type]
+
+    def _oversized(self, request: Any) -> None:
+        self.oversized.append(request.offset)
+        request.records = [("out", 0, b"an error", [])]
+
+    def requests(self, count: int) -> list[Any]:
+        """That many requests of the lease, taken."""
+        self.lease.watermark.take(range(count), count)
+        self.budget.take(10 * count)
+        return [FakeRequest(self.lease, offset) for offset in range(count)]
+
+    async def drain(self) -> None:
+        await asyncio.wait_for(self.checkpoints.drain(), 5)
+
+
+@asynccontextmanager
+async def running() -> AsyncIterator[Bench]:
+    bench = Bench()
+    bench.checkpoints.start()
+    try:
+        yield bench
+    finally:
+        await bench.checkpoints.stop()
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "RETRY_SECONDS", 0.001)
+    monkeypatch.setattr(checkpoint, "COMMIT_INTERVAL", 0.001)
+
+
+async def test_what_is_finished_is_written_and_then_its_offset_is_free() -> None:
+    async with running() as bench:
+        bench.checkpoints.finished(bench.requests(2))
+        await bench.drain()
+        assert bench.outlet.written == [[0, 1]]
+        assert bench.intake.commits[-1] == 2
+
+
+async def test_no_offset_is_free_before_its_records_are_written() -> None:
+    async with running() as bench:
+        bench.outlet.gate.clear()
+        bench.checkpoints.finished(bench.requests(1))
+        await bench.outlet.at_gate.wait()
+        assert bench.lease.watermark.offset == 0
+        bench.outlet.gate.set()
+        await bench.drain()
+        assert bench.lease.watermark.offset == 1
+
+
+async def test_what_finishes_during_a_checkpoint_is_the_next_one() -> None:
+    async with running() as bench:
+        first, *others = bench.requests(3)
+        bench.outlet.gate.clear()
+        bench.checkpoints.finished([first])
+        await bench.outlet.at_gate.wait()
+        for request in others:
+            bench.checkpoints.finished([request])
+        bench.outlet.gate.set()
+        await bench.drain()
+        assert bench.outlet.written == [[0], [1, 2]]
+
+
+async def test_a_broker_that_is_away_loses_nothing() -> None:
+    async with running() as bench:
+        bench.outlet.errors = [KafkaConnectionError("away"), OSError("still away")]
+        bench.checkpoints.finished(bench.requests(2))
+        await bench.drain()
+        assert bench.outlet.written == [[0, 1]]
+        assert bench.outlet.tries == 3
+
+
+async def test_requests_of_a_lost_lease_are_not_written() -> None:
+    async with running() as bench:
+        requests = bench.requests(2)
+        bench.lease.held = False
+        bench.checkpoints.finished(requests)
+        await bench.drain()
+        assert bench.outlet.written == []
+        assert bench.lease.watermark.offset == 0
+
+
+async def test_requests_of_a_lease_that_is_lost_between_two_tries_are_not_written() -> None:
+    async with running() as bench:
+        bench.outlet.gate.clear()
+        bench.outlet.errors = [KafkaConnectionError("away")]
+        bench.checkpoints.finished(bench.requests(1))
+        await bench.outlet.at_gate.wait()
+        bench.lease.held = False
+        bench.outlet.gate.set()
+        await bench.drain()
+        assert bench.outlet.written == []
+
+
+async def test_a_budget_gets_back_what_was_written_and_what_was_lost() -> None:
+    async with running() as bench:
+        kept, lost, other = bench.requests(3)
+        lost.origin = Lease(TopicPartition("t", 1), 0, Watermark(0), 0, held=False)
+        bench.checkpoints.finished([kept, lost, other])
+        await asyncio.wait_for(bench.budget.room(), 5)
+        assert bench.budget._out == 0
+
+
+async def test_a_drain_waits_for_what_is_being_written() -> None:
+    async with running() as bench:
+        bench.outlet.gate.clear()
+        bench.checkpoints.finished(bench.requests(1))
+        draining = asyncio.create_task(bench.checkpoints.drain())
+        await bench.outlet.at_gate.wait()
+        assert not draining.done()
+        bench.outlet.gate.set()
+        await asyncio.wait_for(draining, 5)
+        assert bench.outlet.written == [[0]]
+
+
+async def test_a_drain_of_nothing_returns() -> None:
+    async with running() as bench:
+        await bench.drain()
+        assert bench.outlet.tries == 0
+
+
+async def test_only_the_request_that_is_too_large_gets_an_error() -> None:
+    async with running() as bench:
+        requests = bench.requests(3)
+        requests[1].records = [("out", 0, b"too large", [])]
+        bench.checkpoints.finished(requests)
+        await bench.drain()
+        assert bench.oversized == [1]
+        assert sorted(offset for batch in bench.outlet.written for offset in batch) == [0, 1, 2]
+        assert requests[1].records == [("out", 0, b"an error", [])]
+
+
+async def test_records_that_were_passed_over_are_committed() -> None:
+    async with running() as bench:
+        bench.lease.watermark.take([], 9)
+        bench.checkpoints.skipped()
+        await asyncio.wait_for(bench.intake.committed.wait(), 5)
+        assert bench.intake.commits == [9]
+
+
+async def test_a_commit_that_fails_is_tried_again() -> None:
+    async with running() as bench:
+        bench.intake.errors = [KafkaConnectionError("away")]
+        bench.checkpoints.skipped()
+        await asyncio.wait_for(bench.intake.committed.wait(), 5)
+
+
+class FakeBuilder:
+    """Marked as such: a batch that holds two records."""
+
+    def __init__(self) -> None:
+        self.values: list[bytes] = []
+
+    def append(self, *, timestamp: None, key: bytes, value: bytes, headers: Any) -> object:
+        del timestamp, key, headers
+        if len(self.values) == 2:
+            return None
+        self.values.append(value)
+        return object()
+
+    def close(self) -> None:
+        self.values = list(self.values)
+
+
+class FakeProducer:
+    """Marked as such: what aiokafka's producer is asked for."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.sent: dict[tuple[str, int], list[list[bytes]]] = {}
+        self.error, self.stopped = error, False
+
+    def create_batch(self) -> FakeBuilder:
+        return FakeBuilder()
+
+    async def send_batch(self, builder: FakeBuilder, topic: str, *, partition: int) -> asyncio.Future[None]:
+        acknowledged = asyncio.get_running_loop().create_future()
+        if self.error is None:
+            self.sent.setdefault((topic, partition), []).append(builder.values)
+            acknowledged.set_result(None)
+        else:
+            acknowledged.set_exception(self.error)
+        return acknowledged
+
+    async def stop(self) -> None:
+        self.stopped = True
+
+
+def outlet(producer: FakeProducer) -> Outlet:
+    found = Outlet(None)  # type: ignore[arg-type]
+    found._producer = producer
+    return found
+
+
+def written(*offsets: int) -> list[Any]:
+    lease = Lease(TopicPartition("t", 0), 0, Watermark(0), 0)
+    return [FakeRequest(lease, offset) for offset in offsets]
+
+
+async def test_records_are_written_in_their_order_in_as_many_batches_as_they_fill() -> None:
+    producer = FakeProducer()
+    await outlet(producer).write(written(0, 1, 2))
+    assert producer.sent == {("out", 0): [[b"0", b"1"], [b"2"]]}
+
+
+async def test_a_broken_producer_is_left_behind() -> None:
+    producer = FakeProducer(KafkaConnectionError("away"))
+    found = outlet(producer)
+    with pytest.raises(KafkaConnectionError):
+        await found.write(written(0))
+    assert found._producer is None
+    assert producer.stopped
+
+
+async def test_a_producer_is_kept_when_only_a_record_was_too_large() -> None:
+    producer = FakeProducer(MessageSizeTooLargeError())
+    found = outlet(producer)
+    with pytest.raises(MessageSizeTooLargeError):
+        await found.write(written(0))
+    assert found._producer is producer

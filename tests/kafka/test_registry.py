@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import orjson
+import pytest
+
+from engine.kafka.registry import FAILED, READY, STALE_SECONDS, View, describe
+
+NOW = 1000.0
+KEY = ("model", "iris")
+
+
+def envelope(version: int = 1, **spec: Any) -> bytes:
+    resource = {
+        "apiVersion": "mlops.seldon.io/v1alpha1",
+        "kind": "Model",
+        "metadata": {"name": "iris"},
+        "spec": {"storageUri": "python:a:b", **spec},
+    }
+    return orjson.dumps({"resource": resource, "version": version, "folder": "/models"})
+
+
+def view(*states: tuple[str, str, int], alive: float = NOW) -> View:
+    """A registry that holds iris at version 2, and what instances say of it."""
+    found = View()
+    found.resource_record(b"model.iris", envelope(2))
+    for instance, state, version in states:
+        said = {"version": version, "state": state, "reason": f"of {instance}", "at": NOW}
+        found.status_record(f"model.iris.{instance}".encode(), orjson.dumps(said))
+        found.status_record(f"instance.{instance}".encode(), str(alive).encode())
+    return found
+
+
+def state(found: View) -> str | None:
+    said = found.state(KEY, NOW)
+    return said.state if said else None
+
+
+def test_a_resource_is_read() -> None:
+    loaded = view().resources[KEY]
+    assert (loaded.resource.name, loaded.version, loaded.folder) == ("iris", 2, "/models")
+
+
+def test_a_later_record_replaces_an_earlier() -> None:
+    found = view()
+    found.resource_record(b"model.iris", envelope(3))
+    assert found.resources[KEY].version == 3
+
+
+def test_a_null_value_takes_a_resource_away() -> None:
+    found = view()
+    found.resource_record(b"model.iris", None)
+    assert found.resources == {}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"",
+        b"no json",
+        b"[]",
+        b"7",
+        b"{}",
+        b'{"resource": {}, "version": 1, "folder": ""}',
+        b'{"resource": [], "version": 1, "folder": ""}',
+        b'{"resource": null, "version": 1, "folder": ""}',
+        envelope(nonsense=1),
+        orjson.dumps({**orjson.loads(envelope()), "version": "x"}),
+    ],
+)
+def test_a_foreign_resource_record_is_passed_over_and_told(value: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    found = View()
+    with caplog.at_level(logging.WARNING):
+        found.resource_record(b"model.iris", value)
+    assert found.resources == {}
+    assert "passed over" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        (None, b"1"),
+        (b"", b"1"),
+        (b"\xff", b"1"),
+        (b"instance.a", b"no number"),
+        (b"model.iris", b"1"),
+        (b"a.b.c.d", b"1"),
+        (b"model.iris.a", b"no json"),
+        (b"model.iris.a", b"[]"),
+        (b"model.iris.a", b"{}"),
+    ],
+)
+def test_a_foreign_status_record_is_passed_over(key: bytes | None, value: bytes) -> None:
+    found = view()
+    found.status_record(key, value)
+    assert (state(found), found.heartbeats) == (None, {})
+
+
+def test_a_resource_of_which_nobody_speaks_has_no_state() -> None:
+    assert state(view()) is None
+
+
+@pytest.mark.parametrize(
+    ("states", "expected"),
+    [
+        (("ready",), "ready"),
+        (("failed", "ready"), "ready"),
+        (("creating", "failed"), "creating"),
+        (("creating", "ready", "failed"), "ready"),
+        (("failed", "failed"), "failed"),
+        (("terminated", "failed"), "failed"),
+    ],
+)
+def test_states_of_instances_are_one(states: tuple[str, ...], expected: str) -> None:
+    said = [(f"i{number}", text, 2) for number, text in enumerate(states)]
+    assert state(view(*said)) == expected
+
+
+def test_a_state_of_another_version_says_nothing() -> None:
+    assert state(view(("a", READY, 1), ("b", FAILED, 2))) == FAILED
+
+
+def test_an_instance_that_has_been_silent_for_long_says_nothing() -> None:
+    assert state(view(("a", READY, 2), alive=NOW - STALE_SECONDS)) is None
+
+
+def test_an_instance_that_was_silent_for_a_moment_still_counts() -> None:
+    assert state(view(("a", READY, 2), alive=NOW - STALE_SECONDS + 1)) == READY
+
+
+def test_an_instance_that_said_good_bye_says_nothing() -> None:
+    found = view(("a", READY, 2))
+    found.status_record(b"instance.a", None)
+    assert state(found) is None
+
+
+def test_an_instance_that_forgot_a_resource_says_nothing_of_it() -> None:
+    found = view(("a", READY, 2))
+    found.status_record(b"model.iris.a", None)
+    assert state(found) is None
+
+
+def test_resources_are_described_by_kind_and_name() -> None:
+    assert describe(view(("a", READY, 2)), "model", NOW) == [
+        {"name": "iris", "version": 2, "state": "ready", "reason": "of a"}
+    ]
+    assert describe(view(), "pipeline", NOW) == []
+
+
+def test_a_resource_that_nobody_took_up_is_unknown() -> None:
+    [row] = describe(view(), "model", NOW)
+    assert (row["state"], row["reason"]) == ("unknown", "no worker has taken it up")

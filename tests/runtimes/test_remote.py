@@ -1,0 +1,392 @@
+"""The remote runtime against a real V2 server of grpc.aio, whose models are functions of the tests."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import grpc.aio
+import numpy as np
+import pytest
+
+from engine.errors import InvalidInput, ModelFailed, RequestError, RuntimeUnavailable, TimedOut, Unreachable
+from engine.protocol.columns import Columns, TensorSpec
+from engine.protocol.messages import (
+    SERVICE,
+    ModelInferRequest,
+    ModelInferResponse,
+    ModelMetadataRequest,
+    ModelMetadataResponse,
+    ModelReadyRequest,
+    ModelReadyResponse,
+)
+from engine.runtimes import remote
+from engine.runtimes.remote import RemoteRuntime
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+
+    from engine.protocol.record import HeaderPairs
+    from engine.runtimes.contract import Part
+
+Handler = "Callable[[Any, Any], Awaitable[bytes]]"
+
+
+def answer(request: Any, number: int = 1) -> bytes:
+    """The request's numbers, each with one added."""
+    found = np.frombuffer(request.raw_input_contents[0], "<i8") + number
+    response = ModelInferResponse(model_name=request.model_name, id="the server's own")
+    response.outputs.add(name="y", datatype="INT64", shape=[len(found)])
+    response.raw_output_contents.append(found.tobytes())
+    return bytes(response.SerializeToString())
+
+
+class Server:
+    """A V2 server with one model, `infer`, which is told the request and the call."""
+
+    def __init__(self, infer: Callable[[Any, Any], Awaitable[bytes]]) -> None:
+        self.infer, self.seen, self.port = infer, list[tuple[Any, list[tuple[str, Any]]]](), 0
+
+    async def start(self, port: int = 0) -> None:
+        self._server = grpc.aio.server()
+        handlers = {
+            "ModelInfer": grpc.unary_unary_rpc_method_handler(self._infer, ModelInferRequest.FromString),
+            "ModelReady": grpc.unary_unary_rpc_method_handler(
+                self._ready, ModelReadyRequest.FromString, ModelReadyResponse.SerializeToString
+            ),
+            "ModelMetadata": grpc.unary_unary_rpc_method_handler(
+                self._metadata, ModelMetadataRequest.FromString, ModelMetadataResponse.SerializeToString
+            ),
+        }
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+        self.port = self._server.add_insecure_port(f"127.0.0.1:{port}")
+        await self._server.start()
+
+    async def stop(self) -> None:
+        await self._server.stop(None)
+
+    async def _infer(self, request: Any, context: Any) -> bytes:
+        self.seen.append((request, list(context.invocation_metadata())))
+        return await self.infer(request, context)
+
+    async def _ready(self, request: Any, _context: Any) -> Any:
+        return ModelReadyResponse(ready=request.name == "there")
+
+    async def _metadata(self, request: Any, context: Any) -> Any:
+        if request.name != "there":
+            await context.abort(grpc.StatusCode.NOT_FOUND, "no such model")
+        return ModelMetadataResponse(name="there", platform="test")
+
+
+@asynccontextmanager
+async def serving(
+    infer: Callable[[Any, Any], Awaitable[bytes]], name: str = "there"
+) -> AsyncIterator[tuple[Server, RemoteRuntime]]:
+    server = Server(infer)
+    await server.start()
+    runtime = RemoteRuntime("m", f"grpc://127.0.0.1:{server.port}/{name}", max_message_bytes=1 << 20)
+    await runtime.load()
+    try:
+        yield server, runtime
+    finally:
+        await runtime.unload()
+        await server.stop()
+
+
+def columns(*rows: int) -> Columns:
+    return Columns(
+        [b"\x1a\x01%d" % row for row in rows], (TensorSpec("x", "INT64", (1,)),), (np.array([rows], "<i8").T,)
+    )
+
+
+async def ask(
+    runtime: RemoteRuntime, asked: Columns, *headers: HeaderPairs, timeout: float = 5.0
+) -> list[tuple[Any, HeaderPairs]]:
+    """For each row its number or error, and the headers that came with it."""
+    found: dict[int, tuple[Any, HeaderPairs]] = {}
+    async for part in runtime.infer(asked, headers or [()] * len(asked), timeout):
+        for place, row in enumerate(part.rows):
+            assert row not in found
+            found[row] = (_outcome(part, place, asked.ids[row]), part.headers[place] if part.headers else ())
+    assert sorted(found) == list(range(len(asked)))
+    return [found[row] for row in range(len(asked))]
+
+
+def _outcome(part: Part, place: int, row_id: bytes) -> Any:
+    if isinstance(part.outcome, RequestError):
+        return part.outcome
+    assert part.outcome.ids[place] == row_id
+    return int(part.outcome.array(0, place)[0])
+
+
+def outcomes(found: Sequence[tuple[Any, HeaderPairs]]) -> list[Any]:
+    return [outcome for outcome, _ in found]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+async def plus_one(request: Any, _context: Any) -> bytes:
+    return answer(request)
+
+
+def aborting(code: grpc.StatusCode, text: str) -> Callable[[Any, Any], Awaitable[bytes]]:
+    async def infer(_request: Any, context: Any) -> bytes:
+        await context.abort(code, text)
+        raise AssertionError
+
+    return infer
+
+
+async def test_each_row_is_a_call_and_keeps_its_id() -> None:
+    async with serving(plus_one) as (server, runtime):
+        assert outcomes(await ask(runtime, columns(1, 2, 3))) == [2, 3, 4]
+    assert sorted((request.model_name, request.id) for request, _ in server.seen) == [
+        ("there", "1"),
+        ("there", "2"),
+        ("there", "3"),
+    ]
+
+
+async def test_a_server_knows_the_model_by_our_name_when_the_uri_has_none() -> None:
+    async with serving(plus_one, name="") as (server, runtime):
+        await ask(runtime, columns(1))
+    assert server.seen[0][0].model_name == "m"
+
+
+async def test_answers_go_on_as_they_come() -> None:
+    let_go = asyncio.Event()
+
+    async def infer(request: Any, _context: Any) -> bytes:
+        if request.id == "1":
+            await let_go.wait()
+        return answer(request)
+
+    async with serving(infer) as (_, runtime):
+        parts = runtime.infer(columns(1, 2), [()] * 2, 5.0)
+        assert list((await asyncio.wait_for(anext(parts), 4)).rows) == [1]
+        let_go.set()
+        assert [list(part.rows) async for part in parts] == [[0]]
+
+
+async def test_a_row_that_takes_too_long_times_out_alone() -> None:
+    async def infer(request: Any, _context: Any) -> bytes:
+        if request.id == "1":
+            await asyncio.sleep(30)
+        return answer(request)
+
+    async with serving(infer) as (_, runtime):
+        late, answered = outcomes(await ask(runtime, columns(1, 2), timeout=0.5))
+    assert isinstance(late, TimedOut)
+    assert "gave no answer in time" in str(late)
+    assert answered == 3
+
+
+async def test_waiting_for_a_turn_takes_from_a_rows_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "MAX_CALLS", 1)
+
+    async def infer(_request: Any, _context: Any) -> bytes:
+        await asyncio.sleep(30)
+        raise AssertionError
+
+    async with serving(infer) as (_, runtime):
+        began = time.monotonic()
+        found = outcomes(await ask(runtime, columns(1, 2, 3, 4), timeout=0.5))
+    assert {type(outcome) for outcome in found} == {TimedOut}
+    assert time.monotonic() - began < 1.5
+
+
+async def test_a_server_that_is_away_for_a_moment_is_asked_again() -> None:
+    calls = 0
+
+    async def infer(request: Any, context: Any) -> bytes:
+        nonlocal calls
+        calls += 1
+        if calls < 3:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "starting")
+        return answer(request)
+
+    async with serving(infer) as (_, runtime):
+        assert outcomes(await ask(runtime, columns(1))) == [2]
+    assert calls == 3
+
+
+async def test_a_server_that_stays_away_is_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "RETRY_WAITS", (0.01, 0.01))
+    async with serving(aborting(grpc.StatusCode.UNAVAILABLE, "starting")) as (server, runtime):
+        [outcome] = outcomes(await ask(runtime, columns(1)))
+    assert isinstance(outcome, Unreachable)
+    assert str(outcome) == f'the server of model "m" at 127.0.0.1:{server.port} is out of reach: starting'
+    assert len(server.seen) == 3
+
+
+async def test_a_wait_that_the_deadline_does_not_allow_is_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "RETRY_WAITS", (60.0,))
+    async with serving(aborting(grpc.StatusCode.UNAVAILABLE, "starting")) as (_, runtime):
+        [outcome] = outcomes(await ask(runtime, columns(1)))
+    assert isinstance(outcome, Unreachable)
+
+
+async def test_a_server_that_was_never_there_is_unreachable_at_once() -> None:
+    runtime = RemoteRuntime("m", f"grpc://127.0.0.1:{free_port()}", max_message_bytes=1 << 20)
+    await runtime.load()
+    began = time.monotonic()
+    found = outcomes(await ask(runtime, columns(1, 2), timeout=30))
+    assert not await runtime.ready()
+    await runtime.unload()
+    assert {type(outcome) for outcome in found} == {Unreachable}
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (grpc.StatusCode.INVALID_ARGUMENT, InvalidInput),
+        (grpc.StatusCode.INTERNAL, ModelFailed),
+        (grpc.StatusCode.NOT_FOUND, ModelFailed),
+    ],
+)
+async def test_a_servers_error_is_told_as_it_says(code: grpc.StatusCode, kind: type[RequestError]) -> None:
+    async with serving(aborting(code, "the reason")) as (_, runtime):
+        [outcome] = outcomes(await ask(runtime, columns(1)))
+    assert (type(outcome), str(outcome)) == (kind, "the reason")
+
+
+async def test_x_headers_reach_the_server_with_the_values_of_a_name_in_their_order() -> None:
+    headers = [("x-b", b"1"), ("x-request-id", b"r"), ("pipeline", b"p"), ("X-A", b"2"), ("x-b", b"3")]
+    async with serving(plus_one) as (server, runtime):
+        await ask(runtime, columns(1), headers)
+    sent: dict[str, list[str]] = {}
+    for name, value in server.seen[0][1]:
+        sent.setdefault(name, []).append(value)
+    assert {name: sent.get(name) for name in ("x-a", "x-b", "x-request-id", "pipeline")} == {
+        "x-a": ["2"],
+        "x-b": ["1", "3"],
+        "x-request-id": ["r"],
+        "pipeline": None,
+    }
+
+
+async def test_headers_that_grpc_cannot_carry_do_not_fail_the_call() -> None:
+    headers = [("x-é", b"1"), ("x-a b", b"1"), ("x-", b"1"), ("x-c", "ü".encode()), ("x-d", None), ("x-e-bin", b"\xff")]
+    async with serving(plus_one) as (server, runtime):
+        assert outcomes(await ask(runtime, columns(1), headers)) == [2]
+    assert [pair for pair in server.seen[0][1] if pair[0].startswith("x-")] == [("x-e-bin", b"\xff")]
+
+
+async def test_x_headers_that_the_server_adds_come_back_and_its_echo_does_not() -> None:
+    async def infer(request: Any, context: Any) -> bytes:
+        await context.send_initial_metadata((("x-new", "1"), ("other", "2"), ("x-mine", "echo"), ("x-new", "3")))
+        context.set_trailing_metadata((("x-late", "4"),))
+        return answer(request)
+
+    async with serving(infer) as (_, runtime):
+        [(_, added)] = await ask(runtime, columns(1), [("x-mine", b"m")])
+    assert list(added) == [("x-new", b"1"), ("x-new", b"3"), ("x-late", b"4")]
+
+
+async def test_each_row_gets_the_headers_of_its_own_answer() -> None:
+    async def infer(request: Any, context: Any) -> bytes:
+        if request.id != "2":
+            context.set_trailing_metadata((("x-for", request.id),))
+        return answer(request)
+
+    async with serving(infer) as (_, runtime):
+        found = await ask(runtime, columns(1, 2, 3))
+    assert [dict(headers) for _, headers in found] == [{"x-for": b"1"}, {}, {"x-for": b"3"}]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (b"\xff\xff", "the value is no V2 ModelInferResponse message"),
+        (b"", "the message has no outputs"),
+    ],
+)
+async def test_an_answer_that_does_not_decode_fails_alone(value: bytes, text: str) -> None:
+    async def infer(request: Any, _context: Any) -> bytes:
+        return value if request.id == "1" else answer(request)
+
+    async with serving(infer) as (_, runtime):
+        bad, good = outcomes(await ask(runtime, columns(1, 2)))
+    assert isinstance(bad, ModelFailed)
+    assert str(bad) == f'model "m" answered badly: {text}'
+    assert good == 3
+
+
+async def test_calls_that_are_out_when_a_model_is_unloaded_end_with_an_error() -> None:
+    begun = asyncio.Event()
+
+    async def infer(_request: Any, _context: Any) -> bytes:
+        begun.set()
+        await asyncio.sleep(30)
+        raise AssertionError
+
+    async with serving(infer) as (_, runtime):
+        asking = asyncio.create_task(ask(runtime, columns(1)))
+        await asyncio.wait_for(begun.wait(), 5)
+        await runtime.unload()
+        [outcome] = outcomes(await asyncio.wait_for(asking, 5))
+    assert isinstance(outcome, Unreachable)
+
+
+async def test_a_call_of_an_unloaded_model_ends_with_an_error() -> None:
+    async with serving(plus_one) as (_, runtime):
+        await runtime.unload()
+        [outcome] = outcomes(await asyncio.wait_for(ask(runtime, columns(1)), 5))
+    assert isinstance(outcome, Unreachable)
+
+
+async def test_an_abandoned_call_leaves_nothing_running() -> None:
+    begun, cancelled = asyncio.Event(), asyncio.Event()
+
+    async def infer(_request: Any, _context: Any) -> bytes:
+        begun.set()
+        try:
+            await asyncio.sleep(30)
+        finally:
+            cancelled.set()
+        raise AssertionError
+
+    async with serving(infer) as (_, runtime):
+        asking = asyncio.create_task(ask(runtime, columns(1)))
+        await asyncio.wait_for(begun.wait(), 5)
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        await asyncio.wait_for(cancelled.wait(), 5)
+
+
+@pytest.mark.parametrize(("name", "ready"), [("there", True), ("elsewhere", False)])
+async def test_a_model_is_ready_when_its_server_says_so(name: str, *, ready: bool) -> None:
+    async with serving(plus_one, name) as (_, runtime):
+        assert await runtime.ready() is ready
+
+
+async def test_metadata_is_the_servers_under_our_name() -> None:
+    async with serving(plus_one) as (_, runtime):
+        said = await runtime.metadata()
+    assert (said.name, said.platform) == ("m", "test")
+
+
+async def test_metadata_that_the_server_has_not_is_an_error() -> None:
+    async with serving(plus_one, "elsewhere") as (_, runtime):
+        with pytest.raises(ModelFailed, match="no such model"):
+            await runtime.metadata()
+
+
+@pytest.mark.parametrize("uri", ["grpc://host", "grpc://host:x", "grpc://[::1", "grpc://:80", "grpc://h:99999"])
+def test_an_address_that_is_none_is_refused(uri: str) -> None:
+    with pytest.raises(RuntimeUnavailable, match="is not of the form grpc://HOST:PORT"):
+        RemoteRuntime("m", uri, max_message_bytes=1)
+
+
+def test_an_ipv6_address_keeps_its_brackets() -> None:
+    assert RemoteRuntime("m", "grpc://[::1]:80", max_message_bytes=1)._address == "[::1]:80"

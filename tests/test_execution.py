@@ -1,0 +1,457 @@
+"""Plans driven with fake runtimes: models that are functions of this file, and no Kafka."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from engine.dataflow.plan import ENTRY, Edge, Node, Plan, single_model
+from engine.errors import InvalidInput, ModelFailed, RequestError, TooLarge
+from engine.execution import Execution, Request
+from engine.protocol.columns import Columns, TensorSpec
+from engine.protocol.messages import ModelInferRequest, ModelInferResponse
+from engine.protocol.record import Owner, Side, Topics
+from engine.runtimes.contract import Part
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Sequence
+
+    from engine.protocol.record import HeaderPairs
+
+START = Edge(ENTRY, Side.INPUTS)
+CHAIN = Plan(
+    "fraud",
+    (Node("fraud"), Node("a", (START,)), Node("b", (Edge(1, Side.OUTPUTS),)), Node("fraud", (Edge(2, Side.OUTPUTS),))),
+    output=True,
+)
+ASIDE = Plan(
+    "fraud",
+    (Node("fraud"), Node("a", (START,)), Node("b", (START,)), Node("fraud", (Edge(1, Side.OUTPUTS),))),
+    output=True,
+)
+NO_OUTPUT = Plan("fraud", (Node("fraud"), Node("a", (START,))), output=False)
+UNTAKEN = Plan(
+    "fraud",
+    (Node("fraud"), Node("a", (START,)), Node("fraud", (Edge(1, Side.OUTPUTS, ("other",)),))),
+    output=True,
+)
+
+ERRORS, REPLIES = "seldon.ns.errors.errors", "seldon.ns.replies"
+ANSWERS = "seldon.ns.pipeline.fraud.outputs"
+
+
+def columns(*rows: int) -> Columns:
+    return Columns(
+        [b"\x1a\x01%d" % row for row in rows], (TensorSpec("x", "INT64", (1,)),), (np.array([rows], "<i8").T,)
+    )
+
+
+def plus(columns: Columns, number: int) -> Columns:
+    return Columns(columns.ids, columns.specs, (columns.cells[0] + number,))
+
+
+class FakeRuntime:
+    """Marked as such: computes with a function of this file, in the order that the function yields."""
+
+    def __init__(self, infer: Callable[[Columns, Sequence[HeaderPairs]], AsyncIterator[Part]]) -> None:
+        self._infer = infer
+
+    def infer(self, columns: Columns, headers: Sequence[HeaderPairs], timeout: float) -> AsyncIterator[Part]:
+        del timeout
+        return self._infer(columns, headers)
+
+
+def adding(number: int, *, added: tuple[tuple[str, bytes], ...] = ()) -> FakeRuntime:
+    async def infer(columns: Columns, _headers: Sequence[HeaderPairs]) -> AsyncIterator[Part]:
+        rows = range(len(columns))
+        yield Part(rows, plus(columns, number), [added] * len(rows) if added else None)
+
+    return FakeRuntime(infer)
+
+
+def failing(error: Exception) -> FakeRuntime:
+    async def infer(columns: Columns, _headers: Sequence[HeaderPairs]) -> AsyncIterator[Part]:
+        if not isinstance(error, RequestError):
+            raise error
+        yield Part(range(len(columns)), error)
+
+    return FakeRuntime(infer)
+
+
+def giving(*parts: Part) -> FakeRuntime:
+    async def infer(_columns: Columns, _headers: Sequence[HeaderPairs]) -> AsyncIterator[Part]:
+        for part in parts:
+            yield part
+
+    return FakeRuntime(infer)
+
+
+class Bench:
+    """An execution with fake runtimes by name, and the requests it has finished."""
+
+    def __init__(
+        self, plan: Plan, owner: Owner = Owner.PIPELINE, *, most_bytes: int = 1 << 20, **runtimes: FakeRuntime
+    ) -> None:
+        self.finished: list[Request] = []
+        self.news = asyncio.Event()
+        self.execution = Execution(
+            plan,
+            3,
+            owner,
+            Topics("seldon", "ns"),
+            runtimes.__getitem__,  # type: ignore[arg-type]
+            self._take,
+            timeout=5.0,
+            max_message_bytes=most_bytes,
+            new_request_id=lambda: "made-here",
+        )
+
+    def _take(self, requests: Sequence[Request]) -> None:
+        self.finished.extend(requests)
+        self.news.set()
+
+    def request(self, *headers: tuple[str, bytes | None], offset: int = 0) -> Request:
+        return self.execution.new_request("origin", 2, offset, b"key", headers, 10)
+
+    async def run(self, request: Request, row: int = 1) -> Request:
+        self.execution.begin([request], columns(row))
+        await self.execution.drain()
+        assert self.finished == [request]
+        return request
+
+
+def topics(request: Request) -> list[str]:
+    return [topic for topic, _, _, _ in request.records]
+
+
+def record(request: Request, topic: str) -> tuple[bytes, list[tuple[str, bytes | None]]]:
+    """Value and headers of the only record of a topic."""
+    [(value, headers)] = [(value, headers) for name, _, value, headers in request.records if name == topic]
+    return value, headers
+
+
+def numbers(value: bytes, message: Any = ModelInferResponse) -> list[int]:
+    read = message.FromString(value)
+    raws = read.raw_input_contents if message is ModelInferRequest else read.raw_output_contents
+    return [int.from_bytes(raw, "little") for raw in raws]
+
+
+async def test_every_step_writes_its_inputs_and_outputs_and_the_pipeline_its_answer() -> None:
+    bench = Bench(CHAIN, a=adding(10), b=adding(100))
+    request = await bench.run(bench.request())
+    assert topics(request) == [
+        "seldon.ns.model.a.inputs",
+        "seldon.ns.model.a.outputs",
+        "seldon.ns.model.b.inputs",
+        "seldon.ns.model.b.outputs",
+        ANSWERS,
+    ]
+
+
+async def test_records_hold_what_passed() -> None:
+    bench = Bench(CHAIN, a=adding(10), b=adding(100))
+    request = await bench.run(bench.request())
+    assert numbers(record(request, "seldon.ns.model.b.inputs")[0], ModelInferRequest) == [11]
+    assert numbers(record(request, ANSWERS)[0]) == [111]
+
+
+async def test_messages_are_named_after_their_model_and_keep_the_id() -> None:
+    bench = Bench(CHAIN, a=adding(10), b=adding(100))
+    request = await bench.run(bench.request())
+    step = ModelInferResponse.FromString(record(request, "seldon.ns.model.a.outputs")[0])
+    answer = ModelInferResponse.FromString(record(request, ANSWERS)[0])
+    assert [(m.model_name, m.id) for m in (step, answer)] == [("a", "1"), ("fraud", "1")]
+
+
+async def test_records_stay_in_the_requests_partition() -> None:
+    bench = Bench(CHAIN, a=adding(10), b=adding(100))
+    request = await bench.run(bench.request())
+    assert {partition for _, partition, _, _ in request.records} == {2}
+
+
+async def test_records_of_steps_name_pipeline_version_request_and_step() -> None:
+    bench = Bench(CHAIN, a=adding(10), b=adding(100))
+    request = await bench.run(bench.request(("x-request-id", b"mine")))
+    assert record(request, "seldon.ns.model.b.inputs")[1] == [
+        ("x-request-id", b"mine"),
+        ("pipeline", b"fraud"),
+        ("x-pipeline-version", b"3"),
+        ("seldon-step", b"b"),
+    ]
+
+
+async def test_the_answer_names_no_step() -> None:
+    bench = Bench(CHAIN, a=adding(10), b=adding(100))
+    request = await bench.run(bench.request(("x-request-id", b"mine")))
+    assert [name for name, _ in record(request, ANSWERS)[1]] == ["x-request-id", "pipeline", "x-pipeline-version"]
+
+
+@pytest.mark.parametrize("brought", [(), (("x-request-id", None),)])
+async def test_a_request_without_an_id_gets_one(brought: tuple[tuple[str, bytes | None], ...]) -> None:
+    bench = Bench(CHAIN, a=adding(10), b=adding(100))
+    request = await bench.run(bench.request(*brought))
+    ids = [value for name, value in record(request, ANSWERS)[1] if name == "x-request-id"]
+    assert ids == [b"made-here"]
+
+
+async def test_headers_travel_in_their_order_with_repeats_and_without_reserved_ones() -> None:
+    bench = Bench(CHAIN, a=adding(10), b=adding(100))
+    brought = (
+        ("x-b", b"1"),
+        ("pipeline", b"other"),
+        ("x-request-id", b"r"),
+        ("seldon-model", b"m"),
+        ("x-a", b"2"),
+        ("x-pipeline-version", b"9"),
+        ("x-b", b"\xff"),
+        ("traceparent", None),
+    )
+    request = await bench.run(bench.request(*brought))
+    assert record(request, "seldon.ns.model.a.inputs")[1][:-3] == [
+        ("x-b", b"1"),
+        ("x-request-id", b"r"),
+        ("x-a", b"2"),
+        ("x-b", b"\xff"),
+        ("traceparent", None),
+    ]
+
+
+async def test_headers_that_a_model_adds_travel_on() -> None:
+    bench = Bench(CHAIN, a=adding(10, added=(("x-route", b"left"),)), b=adding(100))
+    request = await bench.run(bench.request())
+    has = {topic: ("x-route", b"left") in headers for topic, _, _, headers in request.records}
+    assert list(has.values()) == [False, True, True, True, True]
+
+
+async def test_a_model_cannot_add_reserved_headers() -> None:
+    bench = Bench(CHAIN, a=adding(10, added=(("pipeline", b"other"), ("seldon-reply", b"0.x.1"))), b=adding(100))
+    request = await bench.run(bench.request())
+    assert [value for name, value in record(request, ANSWERS)[1] if name == "pipeline"] == [b"fraud"]
+    assert "seldon-reply" not in dict(record(request, ANSWERS)[1])
+
+
+async def test_an_answer_goes_to_the_caller_who_waits_too() -> None:
+    bench = Bench(CHAIN, a=adding(10), b=adding(100))
+    request = await bench.run(bench.request(("seldon-reply", b"5.gw.7")))
+    [(partition, value, headers)] = [(p, v, h) for topic, p, v, h in request.records if topic == REPLIES]
+    assert (partition, numbers(value), dict(headers)["seldon-reply"]) == (5, [111], b"5.gw.7")
+
+
+async def test_an_address_that_no_gateway_wrote_is_not_replied_to() -> None:
+    bench = Bench(CHAIN, a=adding(10), b=adding(100))
+    assert REPLIES not in topics(await bench.run(bench.request(("seldon-reply", b"nonsense"))))
+
+
+async def test_a_failure_is_told_on_the_errors_topic_and_instead_of_the_answer() -> None:
+    bench = Bench(CHAIN, a=failing(ModelFailed("broken")), b=adding(100))
+    request = await bench.run(bench.request())
+    assert topics(request) == ["seldon.ns.model.a.inputs", ERRORS, ANSWERS]
+    assert record(request, ERRORS) == record(request, ANSWERS)
+
+
+async def test_an_error_names_its_step_and_code() -> None:
+    bench = Bench(CHAIN, a=adding(1), b=failing(InvalidInput("refused")))
+    value, headers = record(await bench.run(bench.request()), ANSWERS)
+    assert value == b"refused"
+    assert headers[-2:] == [("seldon-pipeline-errors", b"b"), ("seldon-error-code", b"INVALID_ARGUMENT")]
+    assert ("x-pipeline-version", b"3") in headers
+
+
+async def test_a_failure_is_replied() -> None:
+    bench = Bench(CHAIN, a=failing(ModelFailed("broken")), b=adding(100))
+    value, headers = record(await bench.run(bench.request(("seldon-reply", b"5.gw.7"))), REPLIES)
+    assert (value, dict(headers)["seldon-error-code"]) == (b"broken", b"INTERNAL")
+
+
+async def test_a_branch_not_taken_writes_no_answer_and_no_error() -> None:
+    bench = Bench(UNTAKEN, a=adding(1))
+    assert topics(await bench.run(bench.request())) == ["seldon.ns.model.a.inputs", "seldon.ns.model.a.outputs"]
+
+
+async def test_a_caller_whose_branch_was_not_taken_is_told_what_is_missing() -> None:
+    bench = Bench(UNTAKEN, a=adding(1))
+    value, headers = record(await bench.run(bench.request(("seldon-reply", b"5.gw.7"))), REPLIES)
+    assert b'a.outputs gave x and not "other"' in value
+    assert dict(headers)["seldon-error-code"] == b"FAILED_PRECONDITION"
+
+
+async def test_a_failure_off_the_way_to_the_output_does_not_replace_the_answer() -> None:
+    bench = Bench(ASIDE, a=adding(1), b=failing(ModelFailed("broken")))
+    request = await bench.run(bench.request())
+    assert numbers(record(request, ANSWERS)[0]) == [2]
+    assert record(request, ERRORS)[0] == b"broken"
+
+
+async def test_a_pipeline_without_an_output_writes_only_its_steps() -> None:
+    bench = Bench(NO_OUTPUT, a=adding(1))
+    assert topics(await bench.run(bench.request())) == ["seldon.ns.model.a.inputs", "seldon.ns.model.a.outputs"]
+
+
+async def test_a_caller_of_a_pipeline_without_an_output_does_not_wait() -> None:
+    bench = Bench(NO_OUTPUT, a=adding(1))
+    value, _ = record(await bench.run(bench.request(("seldon-reply", b"5.gw.7"))), REPLIES)
+    assert value == b'pipeline "fraud" has no output'
+
+
+async def test_a_failure_without_an_output_is_told_once_on_each_topic() -> None:
+    bench = Bench(NO_OUTPUT, a=failing(ModelFailed("broken")))
+    assert topics(await bench.run(bench.request())) == ["seldon.ns.model.a.inputs", ERRORS, ANSWERS]
+
+
+async def test_a_request_that_cannot_be_read_is_an_error_of_the_pipeline() -> None:
+    bench = Bench(CHAIN)
+    request = bench.request(("seldon-reply", b"5.gw.7"))
+    bench.execution.refuse(request, InvalidInput("no message"))
+    assert topics(request) == [ERRORS, ANSWERS, REPLIES]
+    assert dict(record(request, ERRORS)[1])["seldon-pipeline-errors"] == b"fraud"
+    assert bench.finished == [request]
+
+
+async def test_an_oversized_message_ends_the_request_with_an_error_and_none_of_its_records() -> None:
+    bench = Bench(CHAIN, most_bytes=5, a=adding(10), b=adding(100))
+    request = await bench.run(bench.request())
+    assert topics(request) == [ERRORS, ANSWERS]
+    assert record(request, ERRORS)[0] == b"a message is over the limit of 5 bytes"
+    assert dict(record(request, ERRORS)[1])["seldon-error-code"] == b"RESOURCE_EXHAUSTED"
+
+
+async def test_what_the_broker_refuses_is_replaced_by_an_error() -> None:
+    bench = Bench(CHAIN, a=failing(ModelFailed("broken")), b=adding(100))
+    request = await bench.run(bench.request(("x-a", b"1"), ("seldon-reply", b"5.gw.7")))
+    bench.execution.replace(request, TooLarge("too large"))
+    assert topics(request) == [ERRORS, ANSWERS, REPLIES]
+    assert [value for _, _, value, _ in request.records] == [b"too large"] * 3
+    assert ("x-a", b"1") in record(request, ERRORS)[1]
+
+
+async def test_headers_that_may_be_what_the_broker_refused_are_not_repeated() -> None:
+    bench = Bench(CHAIN, a=adding(10), b=adding(100))
+    request = await bench.run(bench.request(("x-large", b"." * 100_000)))
+    bench.execution.replace(request, TooLarge("too large"))
+    names = [name for name, _ in record(request, ERRORS)[1]]
+    assert names[:3] == ["x-request-id", "pipeline", "x-pipeline-version"]
+
+
+async def test_a_request_that_came_as_json_is_answered_as_json() -> None:
+    bench = Bench(CHAIN, a=adding(10), b=adding(100))
+    request = bench.request()
+    request.json = True
+    value, headers = record(await bench.run(request), ANSWERS)
+    assert json.loads(value)["outputs"] == [{"name": "x", "shape": [1], "datatype": "INT64", "data": [111]}]
+    assert headers[-1] == ("seldon-infer-type", b"json/inferModelResponse")
+
+
+async def test_the_gateway_gets_a_message_even_for_a_request_that_came_as_json() -> None:
+    bench = Bench(CHAIN, a=adding(10), b=adding(100))
+    request = bench.request(("seldon-reply", b"5.gw.7"))
+    request.json = True
+    assert numbers(record(await bench.run(request), REPLIES)[0]) == [111]
+
+
+async def test_a_runtime_that_raises_ends_the_request() -> None:
+    bench = Bench(CHAIN, a=failing(ValueError("slip")), b=adding(100))
+    assert record(await bench.run(bench.request()), ANSWERS)[0] == b"ValueError: slip"
+
+
+async def test_a_model_that_is_not_there_ends_the_request() -> None:
+    bench = Bench(CHAIN)
+    assert record(await bench.run(bench.request()), ANSWERS)[0] == b"KeyError: 'a'"
+
+
+WRONG = {
+    "no rows": giving(),
+    "fewer answers than rows": giving(Part([0], columns())),
+    "more answers than rows": giving(Part([0], columns(1, 2))),
+    "rows nobody asked for": giving(Part([0, 1], columns(1, 2))),
+    "a row twice in a part": giving(Part([0, 0], columns(1, 2))),
+    "headers for other rows": giving(Part([0], columns(1), [(), ()])),
+    "a datatype that is none": giving(Part([0], Columns([b""], (TensorSpec("x", "NONE", ()),), (np.zeros(1),)))),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+async def test_a_runtime_that_breaks_its_contract_ends_the_request(wrong: str) -> None:
+    bench = Bench(CHAIN, a=WRONG[wrong], b=adding(100))
+    request = await bench.run(bench.request())
+    assert dict(record(request, ANSWERS)[1])["seldon-error-code"] == b"INTERNAL"
+
+
+async def test_a_row_that_is_answered_twice_is_finished_once() -> None:
+    bench = Bench(single_model("m"), Owner.MODEL, m=giving(Part([0], columns(1)), Part([0], columns(2))))
+    request = await bench.run(bench.request())
+    assert numbers(record(request, "seldon.ns.model.m.outputs")[0]) == [1]
+
+
+async def test_rows_that_a_runtime_forgets_end_without_the_others() -> None:
+    bench = Bench(single_model("m"), Owner.MODEL, m=giving(Part([1], columns(5))))
+    first, second = bench.request(), bench.request()
+    bench.execution.begin([first, second], columns(1, 2))
+    await bench.execution.drain()
+    assert bench.finished == [second, first]
+    assert record(first, ERRORS)[0] == b'the runtime of model "m" gave no answer'
+
+
+class Refusal(InvalidInput):
+    """A model's own kind of refusal, made in its own way."""
+
+    def __init__(self) -> None:
+        Exception.__init__(self, "not\udcff so")
+
+
+async def test_an_error_of_a_models_own_kind_is_told_as_ours() -> None:
+    bench = Bench(CHAIN, a=failing(Refusal()), b=adding(100))
+    value, headers = record(await bench.run(bench.request()), ANSWERS)
+    assert (value, dict(headers)["seldon-error-code"]) == (b"not? so", b"INVALID_ARGUMENT")
+
+
+async def test_a_long_error_is_cut() -> None:
+    bench = Bench(CHAIN, a=failing(ModelFailed("." * 1_000_000)), b=adding(100))
+    assert len(record(await bench.run(bench.request()), ANSWERS)[0]) < 11_000
+
+
+async def test_a_slow_request_does_not_hold_up_its_neighbours() -> None:
+    let_go = asyncio.Event()
+
+    async def infer(columns: Columns, _headers: Sequence[HeaderPairs]) -> AsyncIterator[Part]:
+        yield Part([1], plus(columns.take([1]), 10))
+        await let_go.wait()
+        yield Part([0], plus(columns.take([0]), 10))
+
+    bench = Bench(CHAIN, a=FakeRuntime(infer), b=adding(100))
+    slow, fast = bench.request(), bench.request()
+    bench.execution.begin([slow, fast], columns(1, 2))
+    await asyncio.wait_for(bench.news.wait(), 5)
+    assert bench.finished == [fast]
+    let_go.set()
+    await bench.execution.drain()
+    assert [numbers(record(request, ANSWERS)[0]) for request in (slow, fast)] == [[111], [112]]
+
+
+async def test_a_lone_model_writes_only_its_outputs_and_names_no_pipeline() -> None:
+    bench = Bench(single_model("m"), Owner.MODEL, m=adding(1))
+    request = await bench.run(bench.request(("x-request-id", b"r")))
+    assert topics(request) == ["seldon.ns.model.m.outputs"]
+    assert request.records[0][3] == [("x-request-id", b"r")]
+
+
+async def test_a_lone_models_error_stands_on_its_outputs_topic() -> None:
+    bench = Bench(single_model("m"), Owner.MODEL, m=failing(ModelFailed("broken")))
+    assert topics(await bench.run(bench.request())) == [ERRORS, "seldon.ns.model.m.outputs"]
+
+
+async def test_a_cancelled_execution_finishes_nothing() -> None:
+    async def infer(_columns: Columns, _headers: Sequence[HeaderPairs]) -> AsyncIterator[Part]:
+        await asyncio.Event().wait()
+        yield Part([], columns())
+
+    bench = Bench(single_model("m"), Owner.MODEL, m=FakeRuntime(infer))
+    bench.execution.begin([bench.request()], columns(1))
+    assert not bench.execution.idle
+    bench.execution.cancel()
+    await bench.execution.drain()
+    assert bench.execution.idle
+    assert bench.finished == []
