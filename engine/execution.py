@@ -57,6 +57,7 @@ class Request(Progress):
 
     origin      what the caller of `new_request` knows it by
     json        it came as JSON and is answered so
+    replaced    its records were refused by the broker, and an error stands in their place
     oversized   the step whose record was too large, if one was
     records     (topic, partition, value, headers) in the order they were made; the partition is the request's own
                 but for replies. They are written together when the request is done.
@@ -72,6 +73,7 @@ class Request(Progress):
         "oversized",
         "partition",
         "records",
+        "replaced",
         "reply",
         "size",
     )
@@ -91,9 +93,15 @@ class Request(Progress):
         self.execution = execution
         self.json = False
         self.oversized: str | None = None
+        self.replaced = False
         self.origin, self.partition, self.offset, self.key = origin, partition, offset, key
         self.headers, self.reply, self.size = headers, reply, size
         self.records: list[tuple[str, int, bytes, HeaderList]] = []
+
+    @property
+    def place(self) -> str:
+        """Where its record stands, for a log line."""
+        return f"{self.execution.inputs} [{self.partition}] offset {self.offset}"
 
 
 class Finished(Protocol):
@@ -131,6 +139,7 @@ class Execution:
         self._calls: set[asyncio.Task[None]] = set()
         self._own_headers = self._headers_of_plan()
         self._step_topics = self._topics_of_steps()
+        self.inputs = topics.of(owner, plan.name, Side.INPUTS)
         self._outputs = topics.of(owner, plan.name, Side.OUTPUTS)
         self.name_bytes = plan.name.encode()
 

@@ -77,7 +77,7 @@ rootLogger.appenderRef.out.ref = out
 """
 
 
-class NotHere(Exception):  # noqa: N818 - it is a finding, told as a skip
+class NotHere(Exception):
     """Apache Kafka cannot be started on this machine, for want of a tool or its jars."""
 
 

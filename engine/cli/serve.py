@@ -145,7 +145,7 @@ async def _start(process: Process, since: float, quiet: Callable[[], None]) -> N
 
 
 def _relax_collector() -> None:
-    """What was loaded so far lives as long as the process, and requests are freed by their counts, not by the collector.
+    """What is loaded lives as long as the process, and requests are freed by their counts, not by the collector.
 
     With Python's own thresholds the collector walks all requests in flight again and again: 59 to 70 µs of CPU per
     request of a two-step chain, against 48 to 63 with these.

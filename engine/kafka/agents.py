@@ -59,9 +59,9 @@ class Worker:
         self.group = group
         self.routes: dict[str, Execution] = {}
         self._retiring: list[Execution] = []
-        self._settings, self._budget = settings, budget
+        self._settings, self._budget = settings, budget.share()
         self.intake = Intake(consumer_loop)
-        self.checkpoints = Checkpoints(outlet, self.intake, budget, self._oversized)
+        self.checkpoints = Checkpoints(outlet, self.intake, self._budget, self._oversized)
         self._app = BatchApp(group, settings, self.intake, consumer_loop, holds_fetches=holds_fetches)
         self._draining = False
 
@@ -106,6 +106,7 @@ class Worker:
         except TimeoutError:
             log.warning("group %s did not leave in time", self.group)
         await self.checkpoints.stop()
+        self._budget.close()
 
     async def _drain(self) -> None:
         for execution in self._executions:

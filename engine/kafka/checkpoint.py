@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from engine.execution import Request
-    from engine.kafka.budget import Budget
+    from engine.kafka.budget import Share
     from engine.kafka.transport import Intake
     from engine.settings import Settings
 
@@ -104,7 +104,7 @@ class Checkpoints:
     oversized   told of a request whose records the broker will not take; puts an error in their place
     """
 
-    def __init__(self, outlet: Outlet, intake: Intake, budget: Budget, oversized: Callable[[Request], None]) -> None:
+    def __init__(self, outlet: Outlet, intake: Intake, budget: Share, oversized: Callable[[Request], None]) -> None:
         self._outlet, self._intake, self._budget, self._oversized = outlet, intake, budget, oversized
         self._pending: list[Request] = []
         self._wake, self._moved = asyncio.Event(), asyncio.Event()
@@ -172,12 +172,17 @@ class Checkpoints:
 
     async def _write_one_by_one(self, requests: Sequence[Request]) -> None:
         """Find out whose record is too large for its topic, and give its caller an error instead."""
-        if len(requests) == 1:
-            self._oversized(requests[0])
-            await self._write(requests)
+        if len(requests) > 1:
+            for request in requests:
+                await self._write([request])
             return
-        for request in requests:
-            await self._write([request])
+        request = requests[0]
+        if request.replaced:
+            log.error("the topics take not even the error of the request at %s; it is given up", request.place)
+            return
+        self._oversized(request)
+        request.replaced = True
+        await self._write(requests)
 
     async def _commit_loop(self) -> None:
         while True:

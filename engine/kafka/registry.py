@@ -85,6 +85,9 @@ class View:
         except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, IndexError) as error:
             log.warning("passed over a foreign record %r on the resources topic: %s", key, error)
             return
+        if not problems and not more and resource is not None and key_of(resource) != (kind, name):
+            log.warning("passed over a resource under the foreign key %r on the resources topic", key)
+            return
         if problems or more or resource is None:
             log.warning("passed over a faulty resource %r on the resources topic: %s", key, (problems + more)[:1])
             return

@@ -22,12 +22,13 @@ from engine.resources import Model, Pipeline
 from engine.runtimes import choice
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable, Sequence
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 
     from engine.kafka.client import Topology
     from engine.kafka.registry import Key, Registry
-    from engine.protocol.record import RequestIds, Topics
-    from engine.runtimes.contract import Runtime
+    from engine.protocol.columns import Columns
+    from engine.protocol.record import HeaderPairs, RequestIds, Topics
+    from engine.runtimes.contract import Part, Runtime
     from engine.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -62,7 +63,8 @@ class Supervisor:
         self._instance, self._trusted, self._clock = instance, tuple(trusted), clock
         self._outlet, self._budget = Outlet(settings), Budget(settings.budget_bytes)
         self._consumer_loop = ConsumerLoop()
-        self._runtimes: dict[str, tuple[Loaded, Runtime]] = {}
+        self._runtimes: dict[str, tuple[Loaded, _Retirable]] = {}
+        self._retiring: set[asyncio.Task[None]] = set()
         self._failed: dict[str, tuple[Loaded, str]] = {}
         self._workers: dict[str, tuple[Loaded, Worker]] = {}
         self._models_worker: Worker | None = None
@@ -92,6 +94,9 @@ class Supervisor:
             await asyncio.wait_for(self._registry.heartbeat(self._instance, None), client.STOP_TIMEOUT)
         except (EngineError, TimeoutError) as error:
             log.warning("could not say good-bye: %s", error or type(error).__name__)
+        for task in self._retiring:
+            task.cancel()
+        await asyncio.gather(*self._retiring, return_exceptions=True)
         await asyncio.gather(*(runtime.unload() for _, runtime in self._runtimes.values()))
         await self._outlet.stop()
         self._consumer_loop.stop()
@@ -185,7 +190,12 @@ class Supervisor:
         self._failed.pop(name, None)
         found = self._runtimes.pop(name, None)
         if found is not None:
-            await found[1].unload()
+            self._retire(found[1])
+
+    def _retire(self, runtime: _Retirable) -> None:
+        task = asyncio.create_task(runtime.retire(self._settings.request_timeout))
+        self._retiring.add(task)
+        task.add_done_callback(self._retiring.discard)
 
     async def _load_model(self, loaded: Loaded) -> None:
         """Load a model; the old one answers until the new one does, and goes on if the new one cannot."""
@@ -208,9 +218,9 @@ class Supervisor:
             return
         self._failed.pop(model.name, None)
         old = self._runtimes.get(model.name)
-        self._runtimes[model.name] = (loaded, runtime)
+        self._runtimes[model.name] = (loaded, _Retirable(runtime))
         if old is not None:
-            await old[1].unload()
+            self._retire(old[1])
 
     def _models_topics(self, models: Iterable[str]) -> dict[str, str]:
         return {self._topics.of(Owner.MODEL, name, Side.INPUTS): name for name in models}
@@ -334,3 +344,36 @@ class Supervisor:
         said = State(loaded.key, self._instance, loaded.version, state, reason, self._clock())
         self._told[loaded.key] = said
         await self._registry.tell(said)
+
+
+class _Retirable:
+    """A runtime that can give way to its successor: unloading it would fail the calls that are out."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self.load, self.unload = runtime.load, runtime.unload
+        self.ready, self.metadata = runtime.ready, runtime.metadata
+        self._out, self._idle = 0, asyncio.Event()
+        self._idle.set()
+
+    async def infer(self, columns: Columns, headers: Sequence[HeaderPairs], timeout: float) -> AsyncIterator[Part]:
+        """As the runtime itself."""
+        self._out += 1
+        self._idle.clear()
+        try:
+            async for part in self._runtime.infer(columns, headers, timeout):
+                yield part
+        finally:
+            self._out -= 1
+            if not self._out:
+                self._idle.set()
+
+    async def retire(self, seconds: float) -> None:
+        """Unload it once no call is out, or after so many seconds."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._idle.wait()
+        except TimeoutError:
+            log.warning("a model that was replaced had calls out after %g s; they end with an error", seconds)
+        finally:
+            await self._runtime.unload()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from engine.errors import InvalidInput, ModelFailed, RequestError
+from engine.errors import InvalidInput, ModelFailed, RequestError, TimedOut
 from engine.protocol import tensors
 from engine.protocol.columns import Cells, Columns, TensorSpec
 from engine.protocol.messages import ModelMetadataResponse
@@ -45,6 +45,7 @@ class Function:
     call      may give back an array that it fills again for its next answer; raises InvalidInput when it refuses the
               request; whatever else it raises is the model's failure
     inputs    the names that the tensors must have; None when any will do
+    optional  names that the tensors may have besides
     platform  what the model's metadata calls it
     close     frees what the model holds, once no call is out
     """
@@ -53,6 +54,7 @@ class Function:
     inputs: tuple[str, ...] | None
     platform: str
     close: Callable[[], None] | None = None
+    optional: tuple[str, ...] = ()
 
 
 class InProcessRuntime:
@@ -108,18 +110,23 @@ class InProcessRuntime:
         metadata = ModelMetadataResponse(name=self.name, versions=["1"])
         if function is not None:
             metadata.platform = function.platform
-            for parameter in function.inputs or ():
+            for parameter in (*(function.inputs or ()), *function.optional):
                 metadata.inputs.add(name=parameter)
         return metadata
 
-    async def infer(self, columns: Columns, headers: Sequence[HeaderPairs], timeout: float) -> AsyncIterator[Part]:  # noqa: ARG002  the contract's arguments; a thread cannot be stopped
-        """Answers in parts: stacked where the resource asks for it, otherwise row by row on the model's threads."""
+    async def infer(self, columns: Columns, headers: Sequence[HeaderPairs], timeout: float) -> AsyncIterator[Part]:  # noqa: ARG002  the contract's; a function sees only tensors
+        """Answers in parts: stacked where the resource asks for it, otherwise row by row on the model's threads.
+
+        A thread cannot be stopped: when nothing has come for `timeout` seconds, the rows that are left fail, and the
+        call that hangs keeps its thread.
+        """
         function, executor = self._function, self._executor
         refusal = ModelFailed(f'model "{self.name}" is not loaded') if function is None else self._refusal(columns)
         if refusal is not None or function is None or executor is None:
             yield Part(range(len(columns)), refusal or ModelFailed(f'model "{self.name}" is not loaded'))
             return
         run = _Run(function, columns, self.max_rows)
+        answered: set[int] = set()
         loop = asyncio.get_running_loop()
         workers = min(self.threads, run.chunk_count)
         threads = [loop.run_in_executor(executor, run.work, loop) for _ in range(workers)]
@@ -128,8 +135,15 @@ class InProcessRuntime:
         self._runs.add(run)
         try:
             while not all(thread.done() for thread in threads):
-                for part in await run.finished():
+                async with asyncio.timeout(timeout):
+                    parts = await run.finished()
+                for part in parts:
+                    answered.update(part.rows)
                     yield part
+        except TimeoutError:
+            late = [row for row in range(len(columns)) if row not in answered]
+            yield Part(late, TimedOut(f'model "{self.name}" gave no answer in {timeout:g} s'))
+            return
         finally:
             self._runs.discard(run)
             run.stop()
@@ -143,7 +157,8 @@ class InProcessRuntime:
         if len(set(names)) < len(names):
             return InvalidInput(f"the tensors {', '.join(names)} are not all named differently; rename with tensorMap")
         wanted = self._function.inputs if self._function is not None else None
-        if wanted is not None and set(wanted) != set(names):
+        optional = self._function.optional if self._function is not None else ()
+        if wanted is not None and not set(wanted) <= set(names) <= {*wanted, *optional}:
             return InvalidInput(
                 f'model "{self.name}" takes the tensors {", ".join(wanted)} and was given {", ".join(names)}; '
                 "rename with tensorMap"

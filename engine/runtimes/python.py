@@ -52,9 +52,10 @@ def load(name: str, uri: str, folder: Path) -> Function:
     if inspect.iscoroutinefunction(found):
         raise RuntimeUnavailable(name, f'"{uri}" is a coroutine; a model is a plain function, on a thread of its own')
     try:
-        return Function(_calling(name, found), _parameters(found), "python")
+        required, optional = _parameters(found)
     except ValueError as error:
         raise RuntimeUnavailable(name, f'"{uri}" cannot be called with tensors by their names: {error}') from error
+    return Function(_calling(name, found), required, "python", optional=optional)
 
 
 def _import(name: str, uri: str, folder: Path) -> Any:
@@ -205,11 +206,15 @@ def _array(output: str, value: Any) -> Array:
     return array
 
 
-def _parameters(function: Callable[..., Any]) -> tuple[str, ...] | None:
-    """The names that the tensors must have; None when the function takes any. ValueError when it takes none by name."""
+def _parameters(function: Callable[..., Any]) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
+    """The names that the tensors must have (None when the function takes any), and those they may have besides.
+
+    ValueError when it takes none by name.
+    """
     parameters = inspect.signature(function).parameters.values()
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        return None
+        return None, ()
     if any(parameter.kind in (parameter.POSITIONAL_ONLY, parameter.VAR_POSITIONAL) for parameter in parameters):
         raise ValueError("it has parameters that cannot be given by name")
-    return tuple(parameter.name for parameter in parameters)
+    required = tuple(parameter.name for parameter in parameters if parameter.default is parameter.empty)
+    return required, tuple(parameter.name for parameter in parameters if parameter.default is not parameter.empty)

@@ -67,9 +67,7 @@ def kafka(broker: str) -> Iterator[Kafka]:
 
 
 @pytest.fixture
-def seldon_up(
-    broker: str, namespace: str, tmp_path: Path
-) -> Iterator[Callable[..., Product]]:
+def seldon_up(broker: str, namespace: str, tmp_path: Path) -> Iterator[Callable[..., Product]]:
     """Makes processes in this test's own namespace: `seldon_up("worker", PATH, ...)`; what still runs is killed."""
     made: list[Product] = []
 

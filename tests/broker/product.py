@@ -284,7 +284,7 @@ def values(response: Any, name: str) -> list[int]:
     raise AssertionError(f"no output {name} in {response}")
 
 
-class GrpcFailed(Exception):  # noqa: N818  what the status says is the test's business
+class GrpcFailed(Exception):
     """A gRPC call that ended with another status than OK."""
 
     def __init__(self, error: Any, seconds: float) -> None:

@@ -114,7 +114,11 @@ def test_bad_records_among_good_ones_harm_none_of_them(kafka: Kafka, topic: Topi
     good = message(INPUT=[1]).SerializeToString()
     bad = [value for value, pipeline, *_ in CASES.values() if pipeline == "echoes"]
     records = [
-        (good if number % 2 else bad[number // 2 % len(bad)], None, [("x-request-id", f"{request_id}-{number}".encode())])
+        (
+            good if number % 2 else bad[number // 2 % len(bad)],
+            None,
+            [("x-request-id", f"{request_id}-{number}".encode())],
+        )
         for number in range(120)
     ]
     with kafka.tap(topic("pipeline", "echoes", "outputs")) as tap:

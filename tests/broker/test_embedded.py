@@ -54,11 +54,7 @@ def test_the_broker_dies_with_a_product_that_is_killed(running: Product) -> None
 def _children(pid: int) -> list[str]:
     from pathlib import Path
 
-    return [
-        pid_
-        for task in Path(f"/proc/{pid}/task").iterdir()
-        for pid_ in (task / "children").read_text().split()
-    ]
+    return [pid_ for task in Path(f"/proc/{pid}/task").iterdir() for pid_ in (task / "children").read_text().split()]
 
 
 def _alive(pid: int) -> bool:

@@ -120,9 +120,7 @@ def test_resources_are_loaded_listed_and_unloaded_while_a_worker_runs(
         ["numbers", "PipelineReady"],
     ], listed
     assert command("unload", "-f", extra).code == 0
-    wait_until(
-        lambda: get(running.address, "/v2/pipelines/extras/ready").status == 404, "unloaded for the gateway", 10
-    )
+    wait_until(lambda: get(running.address, "/v2/pipelines/extras/ready").status == 404, "unloaded for the gateway", 10)
     gone = infer(running.address, "pipelines/extras", inputs(INPUT=[4]))
     assert gone.status == 404, gone
     assert infer(running.address, "pipelines/numbers", inputs(INPUT=[5])).output("OUTPUT") == [5]
@@ -280,7 +278,9 @@ def test_invalid_resources_end_it_before_anything_starts(
     seldon_up: SeldonUp, command: Callable[..., Said], tmp_path: Path
 ) -> None:
     path = write(tmp_path / "first", SAME)
-    path.write_text(path.read_text().replace("  steps:\n    - name: number", "  steps:\n    - name: number\n    - nam: x"))
+    path.write_text(
+        path.read_text().replace("  steps:\n    - name: number", "  steps:\n    - name: number\n    - nam: x")
+    )
     running = seldon_up("up", path).launch()
     assert running.wait() == 2, running.said
     assert f"{path}:" in running.err, running.said

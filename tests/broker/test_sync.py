@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import grpc
 import pytest
@@ -13,9 +12,6 @@ from product import GrpcFailed, Product, get, grpc_infer, http_call, infer, inpu
 
 from engine.protocol import messages
 from engine.protocol.messages import SERVICE
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 ROW = list(range(1, 17))
 
@@ -260,9 +256,7 @@ def test_metadata_and_readiness_over_grpc(product: Product) -> None:
         messages.ModelMetadataResponse,
     )
     assert found.name == "iris"
-    assert unary(
-        product.address, "ServerReady", messages.ServerReadyRequest(), messages.ServerReadyResponse
-    ).ready
+    assert unary(product.address, "ServerReady", messages.ServerReadyRequest(), messages.ServerReadyResponse).ready
 
 
 def test_a_caller_that_leaves_harms_nobody(product: Product) -> None:

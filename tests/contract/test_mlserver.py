@@ -70,7 +70,7 @@ async def serves(port: int, process: subprocess.Popen[bytes], log: Path) -> None
     try:
         async with asyncio.timeout(START_SECONDS):
             while not await runtime.ready():
-                assert process.poll() is None, f"MLServer ended: {log.read_text()[-2000:]}"
+                assert process.poll() is None, f"MLServer ended; its log is {log}"
                 await asyncio.sleep(0.1)
     finally:
         await runtime.unload()

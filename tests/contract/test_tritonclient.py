@@ -7,11 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import shutil
 import sys
 import textwrap
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -26,6 +23,7 @@ if TYPE_CHECKING:
 
     from engine.gateway.inference import Target
     from engine.protocol.record import Headers
+
 
 class EchoInference:
     """NOT the product's data plane: answers each request to the model "echo" with its inputs."""

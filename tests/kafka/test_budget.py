@@ -54,3 +54,12 @@ async def test_whoever_waits_goes_on_when_there_is_room() -> None:
     await asyncio.sleep(0)
     budget.give(10)
     await asyncio.wait_for(asyncio.gather(*waiting), 5)
+
+
+async def test_what_a_worker_never_finished_is_given_back_when_it_ends() -> None:
+    budget = Budget(10)
+    share, other = budget.share(), budget.share()
+    share.take(8)
+    other.take(4)
+    share.close()
+    await asyncio.wait_for(other.room(), 1)

@@ -23,6 +23,7 @@ class FakeRequest:
 
     def __init__(self, lease: Lease, offset: int, *, value: bytes = b"") -> None:
         self.origin, self.offset, self.size, self.key = lease, offset, 10, b"k"
+        self.replaced, self.place = False, f"in [0] offset {offset}"
         self.records = [("out", 0, value or b"%d" % offset, [("x-request-id", b"r")])]
 
 
@@ -65,7 +66,7 @@ class FakeIntake:
 class Bench:
     def __init__(self) -> None:
         self.lease = Lease(TopicPartition("t", 0), 0, Watermark(0), 0)
-        self.outlet, self.intake, self.budget = FakeOutlet(), FakeIntake(self.lease), Budget(30)
+        self.outlet, self.intake, self.budget = FakeOutlet(), FakeIntake(self.lease), Budget(30).share()
         self.oversized: list[int] = []
         self.checkpoints = Checkpoints(self.outlet, self.intake, self.budget, self._oversized)  # type: ignore[arg-type]
 
@@ -287,3 +288,13 @@ async def test_a_producer_is_kept_when_only_a_record_was_too_large() -> None:
     with pytest.raises(MessageSizeTooLargeError):
         await found.write(written(0))
     assert found._producer is producer
+
+
+async def test_a_request_of_which_not_even_the_error_is_taken_is_given_up_and_its_neighbours_are_written() -> None:
+    async with running() as bench:
+        bench.checkpoints._oversized = lambda request: bench.oversized.append(request.offset)  # still too large
+        good, bad = bench.requests(2)
+        bad.records = [("out", 0, b"too large", [])]
+        bench.checkpoints.finished([bad, good])
+        await bench.drain()
+    assert (bench.oversized, bench.outlet.written, bench.intake.commits[-1]) == ([1], [[0]], 2)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from engine.errors import InvalidInput, ModelFailed, RequestError, RuntimeUnavailable
+from engine.errors import InvalidInput, ModelFailed, RequestError, RuntimeUnavailable, TimedOut
 from engine.protocol import tensors
 from engine.protocol.columns import Columns, TensorSpec
 from engine.runtimes.inprocess import Function, InProcessRuntime
@@ -387,3 +387,23 @@ async def test_metadata_names_the_inputs() -> None:
     said = await runtime.metadata()
     await runtime.unload()
     assert (said.name, said.platform, [item.name for item in said.inputs]) == ("m", "test", ["x"])
+
+
+async def test_a_model_that_hangs_fails_its_rows_when_nothing_comes_in_time() -> None:
+    release = threading.Event()
+
+    def wait(arrays: Any) -> list[tuple[str, Any]]:
+        if arrays["x"][0] < 0:
+            release.wait(30)
+        return [("y", arrays["x"])]
+
+    runtime = InProcessRuntime("m", lambda: Function(wait, ("x",), "test"), max_rows=None, threads=1)
+    await runtime.load()
+    columns = Columns([b"", b""], (TensorSpec("x", "INT32", (1,)),), (np.array([[1], [-1]], dtype=np.int32),))
+    try:
+        outcomes = {part.rows[0]: part.outcome async for part in runtime.infer(columns, [(), ()], 0.2)}
+    finally:
+        release.set()
+        await runtime.unload()
+    assert isinstance(outcomes[0], Columns)
+    assert isinstance(outcomes[1], TimedOut)

@@ -233,3 +233,7 @@ def test_the_search_path_is_left_as_it_was_but_for_the_folder_at_its_end(tmp_pat
     before = list(sys.path)
     call(write(tmp_path, models=says("1")), "python:models:f")
     assert sys.path == [*before, str(tmp_path)]
+
+
+def test_parameters_with_defaults_may_be_left_out() -> None:
+    assert python._parameters(lambda a, b=None: {"y": a, "z": b}) == (("a",), ("b",))
