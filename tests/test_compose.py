@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import http.client
 import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
 from jsonschema import Draft7Validator
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -92,3 +102,62 @@ def test_health_is_asked_of_what_serves(compose: dict[str, Any]) -> None:
 def test_pipelines_are_mounted_read_only_where_the_image_has_them(compose: dict[str, Any]) -> None:
     assert compose["services"]["worker"]["volumes"] == ["./pipelines:/app/pipelines:ro"]
     assert "WORKDIR /app\n" in (ROOT / "Dockerfile").read_text(encoding="utf-8")
+
+
+SERVED_SECONDS = 60
+
+
+def test_the_gateways_and_the_workers_commands_run_against_a_real_kafka(
+    compose: dict[str, Any], kafka_broker: str, namespace: str
+) -> None:
+    services = compose["services"]
+    port = free_port()
+    environment = {**os.environ, "POD_NAMESPACE": namespace}
+    commands = [in_this_place(services[name]["command"].split(), kafka_broker, port) for name in ("worker", "gateway")]
+    seldon = str(Path(sys.executable).with_name("seldon"))
+    running = [subprocess.Popen([seldon, *command], cwd=ROOT, env=environment) for command in commands]
+    try:
+        healthy = in_this_place(services["gateway"]["healthcheck"]["test"][1:], kafka_broker, port)
+        until(lambda: subprocess.run([sys.executable, *healthy[1:]], capture_output=True, check=False).returncode == 0)
+        until(lambda: infer(port) == [2] * 16)
+    finally:
+        for process in running:
+            process.send_signal(signal.SIGTERM)
+        codes = [process.wait(30) for process in running]
+    assert codes == [0, 0]
+
+
+def in_this_place(command: list[str], kafka: str, port: int) -> list[str]:
+    """A service's command with the addresses of this machine for those of the containers."""
+    return [
+        part.replace("kafka:19092", kafka).replace("0.0.0.0:9000", f"127.0.0.1:{port}").replace(":9000/", f":{port}/")
+        for part in command
+    ]
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        return int(held.getsockname()[1])
+
+
+def until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + SERVED_SECONDS
+    while not holds():
+        assert time.monotonic() < deadline, "the services did not come up in time"
+        time.sleep(0.2)
+
+
+def infer(port: int) -> list[int] | None:
+    """OUTPUT0 of a tfsimples call of ones; None while it is not answered."""
+    tensors = [{"name": name, "shape": [1, 16], "datatype": "INT32", "data": [1] * 16} for name in ("INPUT0", "INPUT1")]
+    body = json.dumps({"inputs": tensors})
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    try:
+        connection.request("POST", "/v2/pipelines/tfsimples/infer", body)
+        answer = connection.getresponse()
+        data = json.loads(answer.read())
+    except OSError:
+        return None
+    finally:
+        connection.close()
+    return data["outputs"][0]["data"] if answer.status == 200 else None
