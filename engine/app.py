@@ -111,6 +111,7 @@ class Process:
         self._stops: list[Callable[[], object]] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._refusal: str | None = None
+        self._broker_gone = False
 
     async def start(self) -> None:
         """Start everything in order; what was started is stopped again when a later part cannot start."""
@@ -134,8 +135,12 @@ class Process:
         """Return or raise when the process cannot go on: the embedded broker has died."""
         if self.broker is None:
             await asyncio.Event().wait()
-        else:
+            return
+        try:
             await self.broker.exited
+        except BrokerUnavailable:
+            self._broker_gone = True
+            raise
 
     async def ready(self) -> None:
         """Wait until everything that was named is ready, or has failed."""
@@ -188,8 +193,12 @@ class Process:
             trusted=sorted(set(self.named.folders.values())),
             clock=time.time,
         )
-        self._stops.append(self.supervisor.stop)
+        self._stops.append(self._stop_worker)
         await self.supervisor.start()
+
+    async def _stop_worker(self) -> None:
+        if self.supervisor is not None:
+            await self.supervisor.stop(drain=not self._broker_gone)
 
     async def _start_gateway(self) -> None:
         desk = ReplyDesk(self.settings, self.topics, self.topology, self.instance)

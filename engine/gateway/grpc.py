@@ -238,8 +238,12 @@ class _Call:
     async def abort(self, code: grpc.StatusCode, text: str) -> NoReturn:
         """End the call with a status."""
         self.returning = ()
-        await self._begin()
-        await self._context.abort(code, statuses.grpc_text(text), ((REQUEST_ID, self.request_id),))
+        try:
+            await self._begin()
+            await self._context.abort(code, statuses.grpc_text(text), ((REQUEST_ID, self.request_id),))
+        except grpc.aio.InternalError as error:
+            # The caller's own deadline has passed in the same moment: there is nobody left to tell.
+            raise asyncio.CancelledError from error
         raise AssertionError("abort raises")
 
 

@@ -90,11 +90,15 @@ class Worker:
         """Whether the app has fallen over; it must be replaced then."""
         return bool(self._app.crashed)
 
-    async def stop(self) -> None:
-        """Take nothing new, finish what is being worked on within a bound, commit, leave the group."""
+    async def stop(self, *, drain: bool = True) -> None:
+        """Take nothing new, finish what is being worked on within a bound, commit, leave the group.
+
+        Without `drain` nothing is waited for: the broker is gone for good.
+        """
         self._draining = True
         try:
-            await asyncio.wait_for(self._drain(), DRAIN_SECONDS)
+            if drain:
+                await asyncio.wait_for(self._drain(), DRAIN_SECONDS)
         except TimeoutError:
             log.warning("group %s: requests were still running when it stopped; they will be read again", self.group)
         except KafkaError as error:

@@ -83,23 +83,27 @@ class Supervisor:
         self._changed.set()
         self._tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._beat())]
 
-    async def stop(self) -> None:
-        """Drain and stop every worker, say good-bye, free the models."""
+    async def stop(self, *, drain: bool = True) -> None:
+        """Drain and stop every worker, say good-bye, free the models; a broker that is gone is not waited for."""
         tasks = [*self._tasks, *self._jobs.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.gather(*(worker.stop() for worker in self._living))
-        try:
-            await asyncio.wait_for(self._registry.heartbeat(self._instance, None), client.STOP_TIMEOUT)
-        except (EngineError, TimeoutError) as error:
-            log.warning("could not say good-bye: %s", error or type(error).__name__)
+        await asyncio.gather(*(worker.stop(drain=drain) for worker in self._living))
+        if drain:
+            await self._say_goodbye()
         for task in self._retiring:
             task.cancel()
         await asyncio.gather(*self._retiring, return_exceptions=True)
         await asyncio.gather(*(runtime.unload() for _, runtime in self._runtimes.values()))
         await self._outlet.stop()
         self._consumer_loop.stop()
+
+    async def _say_goodbye(self) -> None:
+        try:
+            await asyncio.wait_for(self._registry.heartbeat(self._instance, None), client.STOP_TIMEOUT)
+        except (EngineError, TimeoutError) as error:
+            log.warning("could not say good-bye: %s", error or type(error).__name__)
 
     def changed(self) -> None:
         """The registry's view has changed."""

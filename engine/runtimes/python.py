@@ -78,7 +78,7 @@ def _module(name: str, folder: Path) -> ModuleType:
     top, dot, rest = name.partition(".")
     if str(folder) not in sys.path:
         # For what its functions import when they are called.
-        sys.path.append(str(folder))
+        sys.path = [*sys.path, str(folder)]
     importlib.invalidate_caches()
     spec = _beside(top, rest, folder)
     if spec is None:
@@ -135,12 +135,15 @@ def _folder_first(folder: Path) -> Iterator[None]:
     for name in others:
         del sys.modules[name]
     sys.modules.update(_put_away.get(folder, {}))
-    sys.path.insert(0, str(folder))
+    # The path is bound anew, never changed in place: another thread that imports meanwhile would skip an entry.
+    sys.path = [str(folder), *sys.path]
     try:
         yield
     finally:
+        path = list(sys.path)
         with suppress(ValueError):
-            sys.path.remove(str(folder))
+            path.remove(str(folder))
+        sys.path = path
         mine = _modules_named({name.partition(".")[0] for name in others})
         for name in mine:
             del sys.modules[name]

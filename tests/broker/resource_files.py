@@ -60,4 +60,4 @@ def add_step(path: Path) -> None:
     model, pipeline = path.read_text().split("---\n")
     second = model.replace("name: number", "name: second")
     pipeline = pipeline.replace("      - number\n", "      - second\n").replace("  output:", f"{SECOND_STEP}  output:")
-    path.write_text("---\n".join((model, second, pipeline)))
+    path.write_text(f"{model}---\n{second}---\n{pipeline}")

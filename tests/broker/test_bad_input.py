@@ -48,7 +48,7 @@ CASES: dict[str, tuple[bytes | None, str, str, str | None, str, str]] = {
     "unknown datatype": (request_with(datatype="INT33"), "echoes", "echo", None, "INVALID_ARGUMENT", "INT33"),
     "JSON that is none": (b'{"inputs": [', "echoes", "echo", None, "INVALID_ARGUMENT", "JSON"),
     "JSON nested deeply": (b'{"inputs":' + b"[" * 3000, "echoes", "echo", None, "INVALID_ARGUMENT", "JSON"),
-    "wrong tensor name": (request_with(name="IMPUT"), "echoes", "echo", "echo", "INVALID_ARGUMENT", "IMPUT"),
+    "wrong tensor name": (request_with(name="WRONG"), "echoes", "echo", "echo", "INVALID_ARGUMENT", "WRONG"),
     "model refuses": (
         message(INPUT=[13]).SerializeToString(), "strict", "refuse", "refuse", "INVALID_ARGUMENT", "thirteen",
     ),
@@ -152,7 +152,7 @@ def test_a_foreign_reply_address_harms_nobody(
 
 
 @pytest.fixture
-def small_limit(seldon_up: Callable[..., Product], tmp_path: object) -> Product:
+def small_limit(seldon_up: Callable[..., Product]) -> Product:
     """A product that takes messages of up to 100 kB."""
     from product import RESOURCES
 

@@ -147,7 +147,7 @@ def test_what_pipelines_write_of_their_steps_is_not_run_again(kafka: Kafka, topi
             kafka.send(topic("pipeline", "tfsimples", "inputs"), value, headers=headers, partition=0)
         for id_ in ids:
             both.of(id_, 2)
-        # A record for the model alone, behind the steps' records on their partition: once it is answered, they were met.
+        # A record for the model alone, behind the steps' records: once it is answered, they were met.
         kafka.send(model, value, headers=[("x-request-id", request_id.encode())], partition=0)
         both.of(request_id, 2)
     found = Counter(record.topic.rpartition(".")[2] for id_ in ids for record in both.records_of(id_))

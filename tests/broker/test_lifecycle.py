@@ -7,6 +7,7 @@ import json
 import signal
 import socket
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Self
 
 import pytest
@@ -236,19 +237,16 @@ def test_a_gateway_and_a_worker_apart_answer_together(seldon_up: SeldonUp, tmp_p
     gateway.stop()
 
 
-def test_a_gateways_callers_are_answered_when_it_is_asked_to_stop(seldon_up: SeldonUp, tmp_path: Path) -> None:
+def test_a_gateways_callers_are_answered_when_it_is_asked_to_stop(
+    seldon_up: SeldonUp, kafka: Kafka, ends: tuple[str, str], tmp_path: Path
+) -> None:
     slow = "import time\ndef model(INPUT):\n    time.sleep(1.5)\n    return {'OUTPUT': INPUT}\n"
     running = seldon_up("up", write(tmp_path / "first", slow)).start()
-    answers: list[Response] = []
-    caller = threading.Thread(
-        target=lambda: answers.append(infer(running.address, "pipelines/numbers", inputs(INPUT=[3])))
-    )
-    caller.start()
-    model = get(running.address, "/v2/health/live")  # the call above is on its way by the time this is answered
-    assert model.status == 200
-    running.stop()
-    caller.join(30)
-    assert [answer.status for answer in answers] == [200], [str(answer) for answer in answers]
+    with ThreadPoolExecutor(1) as pool, kafka.tap(ends[0]) as requests:
+        answer = pool.submit(infer, running.address, "pipelines/numbers", inputs(INPUT=[3]))
+        requests.until(lambda tap: bool(tap.seen), "the request on its way")
+        running.stop()
+        assert answer.result(30).output("OUTPUT") == [3]
 
 
 @pytest.fixture
@@ -279,7 +277,7 @@ def test_invalid_resources_end_it_before_anything_starts(
 ) -> None:
     path = write(tmp_path / "first", SAME)
     path.write_text(
-        path.read_text().replace("  steps:\n    - name: number", "  steps:\n    - name: number\n    - nam: x")
+        path.read_text().replace("  steps:\n    - name: number", "  steps:\n    - name: number\n    - naem: x")
     )
     running = seldon_up("up", path).launch()
     assert running.wait() == 2, running.said

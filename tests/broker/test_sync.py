@@ -168,7 +168,7 @@ FAILURES: dict[str, Failure] = {
     "a model whose server is down": ("gone", {"INPUT": [1]}, 503, "UNAVAILABLE", "127.0.0.1:1"),
     "a step whose server is down": ("cut.pipeline", {"INPUT": [1]}, 503, "UNAVAILABLE", "127.0.0.1:1"),
     "a missing tensor": ("tfsimples.pipeline", {"INPUT0": ROW}, 400, "INVALID_ARGUMENT", "INPUT1"),
-    "a wrong name": ("echo", {"IMPUT": [1]}, 400, "INVALID_ARGUMENT", "takes the tensors INPUT and was given IMPUT"),
+    "a wrong name": ("echo", {"WRONG": [1]}, 400, "INVALID_ARGUMENT", "takes the tensors INPUT and was given WRONG"),
 }
 
 
