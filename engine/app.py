@@ -132,7 +132,19 @@ class Process:
                 await stopped
 
     async def ended(self) -> None:
-        """Return or raise when the process cannot go on: the embedded broker has died."""
+        """Return or raise when the process cannot go on: the embedded broker has died, or the supervisor has failed."""
+        ends = [asyncio.create_task(self._broker_ended())]
+        if self.supervisor is not None:
+            ends.append(asyncio.create_task(self.supervisor.ended()))
+        try:
+            done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                await task
+        finally:
+            for task in ends:
+                task.cancel()
+
+    async def _broker_ended(self) -> None:
         if self.broker is None:
             await asyncio.Event().wait()
             return

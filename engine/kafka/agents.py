@@ -43,7 +43,8 @@ class Worker:
     """One member of one consumer group, running the plans of its inputs topics.
 
     `routes` maps each inputs topic to its execution. The topics stay what they were at the start; their executions
-    may be replaced between two polls (`reroute`), and the old ones finish what they have read.
+    may be replaced between two polls (`reroute`), and the old ones finish what they have read. Nothing is taken before
+    `opened` is set, though the group is joined.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Worker:
         self.checkpoints = Checkpoints(outlet, self.intake, self._budget, self._oversized)
         self._app = BatchApp(group, settings, self.intake, consumer_loop, holds_fetches=holds_fetches)
         self._draining = False
+        self.opened = asyncio.Event()
 
     async def start(self, routes: Mapping[str, Execution]) -> None:
         """Begin, and join the group; `intake.assigned` tells when partitions are there. Raises BrokerUnavailable."""
@@ -119,6 +121,7 @@ class Worker:
 
     async def _consume(self, stream: Any) -> None:
         async for event in stream.events():
+            await self.opened.wait()
             await self._budget.room()
             await self.take(event.value)
 

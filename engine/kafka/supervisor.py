@@ -68,6 +68,8 @@ class Supervisor:
         self._failed: dict[str, tuple[Loaded, str]] = {}
         self._workers: dict[str, tuple[Loaded, Worker]] = {}
         self._models_worker: Worker | None = None
+        # Pipelines that cannot be compiled here, as they came: nothing is to be done about them until they change.
+        self._refused: dict[str, Loaded] = {}
         # Every worker that was made and not stopped: one whose job is cancelled while it starts must be stopped too.
         self._living: set[Worker] = set()
         self._told: dict[Key, State] = {}
@@ -104,6 +106,12 @@ class Supervisor:
             await asyncio.wait_for(self._registry.heartbeat(self._instance, None), client.STOP_TIMEOUT)
         except (EngineError, TimeoutError) as error:
             log.warning("could not say good-bye: %s", error or type(error).__name__)
+
+    async def ended(self) -> None:
+        """Raise when what follows the registry has failed: the process could not go on as it says it does."""
+        done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            await task
 
     def changed(self) -> None:
         """The registry's view has changed."""
@@ -154,15 +162,37 @@ class Supervisor:
         if self._models_worker_stale(models):
             self._begin(("models", ""), self._start_models_worker(models))
         for name, loaded in pipelines.items():
-            running = self._workers.get(name)
-            if running is None or running[0] != loaded or running[1].crashed:
+            if self._pipeline_stale(name, loaded):
                 self._begin(("pipeline", name), self._start_pipeline(loaded))
         for name in set(self._workers) - set(pipelines):
             self._begin(("pipeline", name), self._stop_pipeline(name))
+        self._open_workers(models)
         for key in set(self._told) - set(resources):
             del self._told[key]
             await self._registry.forget(key, self._instance)
         await self._check()
+
+    def _pipeline_stale(self, name: str, loaded: Loaded) -> bool:
+        if self._refused.get(name) == loaded:
+            return False
+        running = self._workers.get(name)
+        if running is None or running[1].crashed:
+            return True
+        # The old version goes on until the new one's models are there.
+        return running[0] != loaded and self._settled(_steps(loaded))
+
+    def _settled(self, models: Iterable[str]) -> bool:
+        """Whether each of these models that is known has been loaded, or could not be."""
+        known = self._registry.view.resources
+        return all(self._loaded_model(name) == known.get(("model", name), self._loaded_model(name)) for name in models)
+
+    def _open_workers(self, models: Iterable[str]) -> None:
+        """Let requests in where the models that they need have been loaded: before that they would fail in vain."""
+        for loaded, worker in self._workers.values():
+            if self._settled(_steps(loaded)):
+                worker.opened.set()
+        if self._models_worker is not None and self._settled(models):
+            self._models_worker.opened.set()
 
     def _begin(self, key: Key, job: Coroutine[Any, Any, None]) -> None:
         """Do one thing at a time for each resource, and never wait for one with another."""
@@ -182,7 +212,7 @@ class Supervisor:
         self._changed.set()
 
     def _topic_names(self, models: dict[str, Loaded], pipelines: dict[str, Loaded]) -> list[str]:
-        steps = {step.name for loaded in pipelines.values() for step in loaded.resource.steps}  # type: ignore[union-attr]
+        steps = {name for loaded in pipelines.values() for name in _steps(loaded)}
         owners = [(Owner.MODEL, name) for name in {*models, *steps}] + [(Owner.PIPELINE, name) for name in pipelines]
         return [self._topics.of(owner, name, side) for owner, name in owners for side in Side]
 
@@ -254,6 +284,7 @@ class Supervisor:
         name = pipeline.name
         compiled, problems = compile_pipeline(pipeline)
         if compiled is None:
+            self._refused[name] = loaded
             await self._tell(loaded, FAILED, problems[0].message)
             return
         if name in self._workers and self._workers[name][1].crashed:
@@ -312,8 +343,11 @@ class Supervisor:
     async def _check(self) -> None:
         """Tell the state of everything that runs here, where it has changed."""
         ready: dict[str, str] = {}
-        for name, (loaded, runtime) in list(self._runtimes.items()):
-            reason = "" if await runtime.ready() else "the model does not answer that it is ready"
+        runtimes = list(self._runtimes.items())
+        # All at once: servers that are away each take their time to be known as such.
+        answers = await asyncio.gather(*(runtime.ready() for _, (_, runtime) in runtimes))
+        for (name, (loaded, _)), answers_ready in zip(runtimes, answers, strict=True):
+            reason = "" if answers_ready else "the model does not answer that it is ready"
             ready[name] = reason
             await self._tell(loaded, FAILED if reason else READY, reason or "loaded")
         for name, (loaded, reason) in list(self._failed.items()):
@@ -348,6 +382,12 @@ class Supervisor:
         said = State(loaded.key, self._instance, loaded.version, state, reason, self._clock())
         self._told[loaded.key] = said
         await self._registry.tell(said)
+
+
+def _steps(loaded: Loaded) -> list[str]:
+    pipeline = loaded.resource
+    assert isinstance(pipeline, Pipeline)
+    return [step.name for step in pipeline.steps]
 
 
 class _Retirable:

@@ -26,6 +26,18 @@ if TYPE_CHECKING:
 SAME = "def model(INPUT):\n    return {'OUTPUT': INPUT}\n"
 NEGATIVE = "def model(INPUT):\n    return {'OUTPUT': -INPUT}\n"
 # Slow enough that a kill meets requests on their way, quick enough for a test.
+# Longer than it takes to join a group.
+SLOW_TO_LOAD = """\
+import time
+
+
+class model:
+    def load(self):
+        time.sleep(4)
+
+    def infer(self, INPUT):
+        return {"OUTPUT": INPUT}
+"""
 TAKES_10_MS = "import time\ndef model(INPUT):\n    time.sleep(0.01)\n    return {'OUTPUT': INPUT}\n"
 
 READ_DEADLINE = 45.0
@@ -185,6 +197,18 @@ def test_requests_sent_while_no_worker_runs_are_answered_when_one_does(
     with kafka.all_of(ends[1]) as outputs:
         all_answered(outputs, 200)
         assert len(outputs.seen) == 200, "nothing failed, so nothing runs twice"
+    worker.stop()
+
+
+def test_requests_that_wait_for_a_worker_wait_for_a_model_that_loads_slowly_too(
+    seldon_up: SeldonUp, kafka: Kafka, ends: tuple[str, str], tmp_path: Path
+) -> None:
+    path = write(tmp_path / "first", SLOW_TO_LOAD)
+    seldon_up("worker", path).start().stop()
+    kafka.send_many(ends[0], numbered(20))
+    worker = seldon_up("worker", path).start()
+    with kafka.all_of(ends[1]) as outputs:
+        all_answered(outputs, 20)
     worker.stop()
 
 
