@@ -10,7 +10,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-from engine.dataflow.gather import Answer, Call, Gather, Progress
+from engine.dataflow.gather import Answer, Call, Gather, Progress, Wait
 from engine.errors import ModelFailed, NoAnswer, RequestError, TooLarge
 from engine.protocol import columns as col
 from engine.protocol import rest_json
@@ -57,6 +57,7 @@ class Request(Progress):
 
     origin      what the caller of `new_request` knows it by
     json        it came as JSON and is answered so
+    told        its answer was written while steps still ran
     replaced    its records were refused by the broker, and an error stands in their place
     oversized   the step whose record was too large, if one was
     records     (topic, partition, value, headers) in the order they were made; the partition is the request's own
@@ -76,6 +77,7 @@ class Request(Progress):
         "replaced",
         "reply",
         "size",
+        "told",
     )
 
     def __init__(
@@ -93,7 +95,7 @@ class Request(Progress):
         self.execution = execution
         self.json = False
         self.oversized: str | None = None
-        self.replaced = False
+        self.replaced = self.told = False
         self.origin, self.partition, self.offset, self.key = origin, partition, offset, key
         self.headers, self.reply, self.size = headers, reply, size
         self.records: list[tuple[str, int, bytes, HeaderList]] = []
@@ -102,6 +104,13 @@ class Request(Progress):
     def place(self) -> str:
         """Where its record stands, for a log line."""
         return f"{self.execution.inputs} [{self.partition}] offset {self.offset}"
+
+
+class AnsweredEarly(Protocol):
+    """Takes requests that have their answer while some of their steps still run, with the records there are so far."""
+
+    def __call__(self, requests: Sequence[Request]) -> None:
+        """What is taken of their records now will not come again."""
 
 
 class Finished(Protocol):
@@ -116,6 +125,7 @@ class Execution:
 
     owner      whose plan it is: a pipeline's steps write their models' topics, a lone model only its outputs
     finished   is given each request once, when nothing of it is left to run
+    answered   is given a request whose answer need not wait for steps that still run
     """
 
     def __init__(
@@ -126,6 +136,7 @@ class Execution:
         topics: Topics,
         runtime_of: Callable[[str], Runtime],
         finished: Finished,
+        answered: AnsweredEarly,
         *,
         timeout: float,
         max_message_bytes: int,
@@ -133,10 +144,11 @@ class Execution:
     ) -> None:
         self.plan, self.version, self.owner, self.topics = plan, version, owner, topics
         self._gather = Gather(plan)
-        self._runtime_of, self._finished = runtime_of, finished
+        self._runtime_of, self._finished, self._answered_early = runtime_of, finished, answered
         self._timeout, self._max_message_bytes = timeout, max_message_bytes
         self._new_request_id = new_request_id
         self._calls: set[asyncio.Task[None]] = set()
+        self._waits: set[asyncio.TimerHandle] = set()
         self._own_headers = self._headers_of_plan()
         self._step_topics = self._topics_of_steps()
         self.inputs = topics.of(owner, plan.name, Side.INPUTS)
@@ -174,6 +186,10 @@ class Execution:
         self._finish(request, error.at(self.plan.name))
         self._finished([request])
 
+    def outcome(self, request: Request) -> RequestError | None:
+        """Why a request that is done has no answer."""
+        return self._gather.outcome(request)
+
     async def drain(self) -> None:
         """Wait until every call that is out has ended."""
         while self._calls:
@@ -183,6 +199,8 @@ class Execution:
         """Give up every call that is out; their requests never finish."""
         for call in self._calls:
             call.cancel()
+        for timer in self._waits:
+            timer.cancel()
 
     def _headers_of_plan(self) -> HeaderList:
         if self.owner is not Owner.PIPELINE:
@@ -202,13 +220,35 @@ class Execution:
         }
 
     def _follow(self, instructions: Sequence[Instruction]) -> None:
+        early: list[Request] = []
         for instruction in instructions:
             if isinstance(instruction, Call):
                 self._start_call(instruction)
             elif isinstance(instruction, Answer):
                 self._answer(instruction)
+                early += self._answered_before_the_end(instruction)
+            elif isinstance(instruction, Wait):
+                self._start_wait(instruction)
             else:
                 self._end(instruction.requests)  # type: ignore[arg-type]
+        if early:
+            self._answered_early(early)
+
+    def _answered_before_the_end(self, answer: Answer) -> list[Request]:
+        """The requests whose answer need not wait for steps that still run, unless a record of it is too large."""
+        requests: Sequence[Request] = answer.requests  # type: ignore[assignment]
+        found = [request for request in requests if request.open and request.oversized is None]
+        for request in found:
+            request.told = True
+        return found
+
+    def _start_wait(self, wait: Wait) -> None:
+        def expire() -> None:
+            self._waits.discard(timer)
+            self._follow(self._gather.expire(wait.node, wait.requests))
+
+        timer = asyncio.get_running_loop().call_later(wait.seconds, expire)
+        self._waits.add(timer)
 
     def _start_call(self, call: Call) -> None:
         self._write_step(call.node, call.requests, call.columns, Side.INPUTS)  # type: ignore[arg-type]
@@ -291,7 +331,7 @@ class Execution:
 
     def _end(self, requests: Sequence[Request]) -> None:
         for request in requests:
-            if request.oversized is not None:
+            if request.oversized is not None and not request.told:
                 limit = self._max_message_bytes
                 self._replace(
                     request, TooLarge(f"a message is over the limit of {limit} bytes", step=request.oversized)

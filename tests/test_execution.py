@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from engine.execution import Execution, Request
 from engine.protocol.columns import Columns, TensorSpec
 from engine.protocol.messages import ModelInferRequest, ModelInferResponse
 from engine.protocol.record import Owner, Side, Topics
+from engine.resources import Join
 from engine.runtimes.contract import Part
 
 if TYPE_CHECKING:
@@ -97,6 +99,7 @@ class Bench:
         self, plan: Plan, owner: Owner = Owner.PIPELINE, *, most_bytes: int = 1 << 20, **runtimes: FakeRuntime
     ) -> None:
         self.finished: list[Request] = []
+        self.early: list[tuple[Request, list[str]]] = []
         self.news = asyncio.Event()
         self.execution = Execution(
             plan,
@@ -105,10 +108,17 @@ class Bench:
             Topics("seldon", "ns"),
             runtimes.__getitem__,  # type: ignore[arg-type]
             self._take,
+            self._take_early,
             timeout=5.0,
             max_message_bytes=most_bytes,
             new_request_id=lambda: "made-here",
         )
+
+    def _take_early(self, requests: Sequence[Request]) -> None:
+        for request in requests:
+            self.early.append((request, [topic for topic, *_ in request.records]))
+            request.records = []
+        self.news.set()
 
     def _take(self, requests: Sequence[Request]) -> None:
         self.finished.extend(requests)
@@ -282,7 +292,9 @@ async def test_a_caller_whose_branch_was_not_taken_is_told_what_is_missing() -> 
 async def test_a_failure_off_the_way_to_the_output_does_not_replace_the_answer() -> None:
     bench = Bench(ASIDE, a=adding(1), b=failing(ModelFailed("broken")))
     request = await bench.run(bench.request())
-    assert numbers(record(request, ANSWERS)[0]) == [2]
+    [(early, written)] = bench.early
+    assert (early, written.count(ANSWERS)) == (request, 1)
+    assert ANSWERS not in topics(request)
     assert record(request, ERRORS)[0] == b"broken"
 
 
@@ -455,3 +467,65 @@ async def test_a_cancelled_execution_finishes_nothing() -> None:
     await bench.execution.drain()
     assert bench.execution.idle
     assert bench.finished == []
+
+
+EITHER = Plan(
+    "fraud",
+    (
+        Node("fraud"),
+        Node("a", (START,)),
+        Node("b", (START,)),
+        Node("fraud", (Edge(1, Side.OUTPUTS), Edge(2, Side.OUTPUTS)), Join.ANY),
+    ),
+    output=True,
+)
+WINDOWED = Plan("fraud", (*EITHER.nodes[:3], replace(EITHER.nodes[3], join=Join.OUTER, window=0.001)), output=True)
+
+
+def held(gate: asyncio.Event) -> FakeRuntime:
+    """Answers once the gate opens."""
+
+    async def infer(columns: Columns, _headers: Sequence[HeaderPairs]) -> AsyncIterator[Part]:
+        await gate.wait()
+        yield Part(range(len(columns)), columns)
+
+    return FakeRuntime(infer)
+
+
+@pytest.mark.parametrize("plan", [EITHER, WINDOWED], ids=["any", "outer with a window"])
+async def test_an_answer_does_not_wait_for_steps_that_still_run(plan: Plan) -> None:
+    gate = asyncio.Event()
+    bench = Bench(plan, a=adding(10), b=held(gate))
+    request = bench.request(("seldon-reply", b"3.me.7"))
+    bench.execution.begin([request], columns(1))
+    await asyncio.wait_for(bench.news.wait(), 5)
+    [(early, written)] = bench.early
+    assert (early, bench.finished) == (request, [])
+    assert {ANSWERS, REPLIES} <= set(written)
+    gate.set()
+    await bench.execution.drain()
+    assert bench.finished == [request]
+    assert topics(request) == ["seldon.ns.model.b.outputs"], "what was written early does not come again"
+
+
+async def test_an_answer_that_comes_last_is_written_with_the_rest() -> None:
+    bench = Bench(CHAIN, a=adding(10), b=adding(100))
+    await bench.run(bench.request())
+    assert bench.early == []
+
+
+async def test_a_triggered_step_runs_when_its_trigger_has_answered_and_takes_nothing_of_it() -> None:
+    gated = Plan(
+        "fraud",
+        (
+            Node("fraud"),
+            Node("a", (START,)),
+            Node("b", (START,), triggers=(Edge(1, Side.OUTPUTS),)),
+            Node("fraud", (Edge(2, Side.OUTPUTS),)),
+        ),
+        output=True,
+    )
+    bench = Bench(gated, a=adding(10), b=adding(100))
+    request = await bench.run(bench.request())
+    assert numbers(record(request, "seldon.ns.model.b.inputs")[0], ModelInferRequest) == [1]
+    assert numbers(record(request, ANSWERS)[0]) == [101]

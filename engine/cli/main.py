@@ -7,7 +7,7 @@ import sys
 import click
 
 from engine import __version__
-from engine.cli import control, infer, inspecting, serve
+from engine.cli import control, infer, inspecting, plans, serve
 from engine.errors import EngineError, InvalidResources, InvalidSettings
 
 
@@ -72,6 +72,8 @@ for command in (
     control.pipeline_status,
     infer.pipeline_infer,
     inspecting.inspect,
+    plans.graph,
+    plans.try_,
 ):
     pipeline.add_command(command)
 

@@ -58,8 +58,9 @@ class _Compiler:
     def _plan(self) -> Plan | None:
         self._refuse_unsupported()
         sources = {step.name: self._sources(index, step) for index, step in enumerate(self.pipeline.steps)}
+        triggers = {step.name: self._triggers(index, step) for index, step in enumerate(self.pipeline.steps)}
         output = self._output_sources()
-        order = self._order(sources)
+        order = self._order({name: [*sources[name], *triggers[name]] for name in sources})
         if len(self.problems):
             return None
         positions = {self.pipeline.name: ENTRY} | {name: index for index, name in enumerate(order, start=1)}
@@ -67,11 +68,14 @@ class _Compiler:
         for name in order:
             step = self.steps[name]
             edges = self._edges(sources[name], step.inputs_join, step.tensor_map, positions)
-            nodes.append(Node(name, edges, step.inputs_join))
+            gates = self._edges(triggers[name], step.triggers_join, (), positions) if triggers[name] else ()
+            window = _seconds(step.join_window_ms)
+            nodes.append(Node(name, edges, step.inputs_join, gates, step.triggers_join, window))
         if self.pipeline.output is not None:
             wanted = self.pipeline.output
             edges = self._edges(output, wanted.steps_join, wanted.tensor_map, positions)
-            nodes.append(Node(self.pipeline.name, edges, wanted.steps_join))
+            window = _seconds(wanted.join_window_ms)
+            nodes.append(Node(self.pipeline.name, edges, wanted.steps_join, window=window))
         return Plan(self.pipeline.name, tuple(nodes), output=self.pipeline.output is not None)
 
     def _problem(self, path: KeyPath, message: str, hint: str = "") -> None:
@@ -85,21 +89,8 @@ class _Compiler:
             self._problem(("spec", "allowCycles"), f'pipeline "{name}" allows cycles: not supported yet')
         for index, step in enumerate(self.pipeline.steps):
             path: KeyPath = ("spec", "steps", index)
-            if step.triggers:
-                self._problem((*path, "triggers"), f'step "{step.name}" has triggers: not supported yet')
             if step.batch is not None:
                 self._problem((*path, "batch"), f'step "{step.name}" has a batch: not supported yet')
-            if step.inputs_join is Join.OUTER and step.join_window_ms:
-                self._problem(
-                    (*path, "joinWindowMs"),
-                    f'step "{step.name}" has an outer join with a window: not supported yet',
-                )
-        output = self.pipeline.output
-        if output is not None and output.steps_join is Join.OUTER and output.join_window_ms:
-            self._problem(
-                ("spec", "output", "joinWindowMs"),
-                "the output has an outer join with a window: not supported yet",
-            )
 
     def _sources(self, index: int, step: Step) -> list[Reference]:
         path: KeyPath = ("spec", "steps", index)
@@ -108,6 +99,10 @@ class _Compiler:
             found = list(self._references(step.inputs, (*path, "inputs"), f'step "{step.name}"'))
         self._check_tensor_map(step.tensor_map, found, (*path, "tensorMap"), f'step "{step.name}"')
         return found
+
+    def _triggers(self, index: int, step: Step) -> list[Reference]:
+        path: KeyPath = ("spec", "steps", index, "triggers")
+        return list(self._references(step.triggers, path, f'the trigger of step "{step.name}"'))
 
     def _output_sources(self) -> list[Reference]:
         output = self.pipeline.output
@@ -234,6 +229,10 @@ class _Compiler:
             if full.startswith(prefix) and (not wanted or full.removeprefix(prefix) in wanted)
         )
         return Edge(positions[source.name], source.side, wanted, chosen)
+
+
+def _seconds(milliseconds: int | None) -> float | None:
+    return milliseconds / 1000 if milliseconds else None
 
 
 def _listed(names: Iterable[str]) -> str:

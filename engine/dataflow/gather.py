@@ -42,11 +42,23 @@ class Progress:
 
 
 @dataclass(slots=True)
-class _Waiting:
-    """What a joining node has of one request: for each edge the source's columns and row, None while it is out."""
+class _Group:
+    """What of a node's data, or of its triggers, one request has: each source's columns and row, or None.
+
+    What comes after the verdict is ignored, so that a node runs once and with what it was decided on.
+    """
 
     parts: list[tuple[Columns, int] | None]
     out: int
+    verdict: bool | None = None
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """What a node waits for of one request: True or False of each group decides it."""
+
+    data: _Group
+    triggers: _Group | None
     fired: bool = False
 
 
@@ -74,7 +86,16 @@ class Done:
     requests: Sequence[Progress]
 
 
-Instruction: TypeAlias = "Call | Answer | Done"
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Call `expire` for this node and these requests after so many seconds."""
+
+    node: int
+    requests: Sequence[Progress]
+    seconds: float
+
+
+Instruction: TypeAlias = "Call | Answer | Done | Wait"
 
 # Node, a number that makes it unique, side, requests, and the tensors if there are any.
 _Decided: TypeAlias = "tuple[int, int, Side, Sequence[Progress], Columns | None]"
@@ -112,6 +133,21 @@ class Gather:
         self._decide(node, Side.OUTPUTS, requests, None)
         return self._take(requests)
 
+    def expire(self, node: int, requests: Sequence[Progress]) -> list[Instruction]:
+        """The window of an outer join has passed for these requests: what has come by now is what it runs with."""
+        target = self.plan.nodes[node]
+        decided: list[tuple[Progress, _Waiting]] = []
+        for request in requests:
+            waiting = request.waiting.get(node) if request.waiting else None
+            if waiting is None or waiting.fired:
+                continue
+            for group, join in ((waiting.data, target.join), (waiting.triggers, target.triggers_join)):
+                if group is not None and group.verdict is None and join is Join.OUTER and any(group.parts):
+                    group.verdict = True
+            decided.append((request, waiting))
+        self._fire(node, decided)
+        return self._take([request for request, _ in decided])
+
     def outcome(self, request: Progress) -> RequestError | None:
         """Why a request that is done has no answer; None when it has one, or none was to come."""
         if request.answered:
@@ -147,7 +183,7 @@ class Gather:
         """One side of a node has its tensors: run whatever reads it and waits for nothing else."""
         for reader, position in self.plan.readers.get((node, side), ()):
             target = self.plan.nodes[reader]
-            if len(target.edges) > 1:
+            if target.waits:
                 self._offer(reader, target, position, requests, columns)
                 continue
             selected = steps.select(columns, target.edges[position])
@@ -160,7 +196,7 @@ class Gather:
         """One side of a node will never have tensors for these requests."""
         for reader, position in self.plan.readers.get((node, side), ()):
             target = self.plan.nodes[reader]
-            if len(target.edges) > 1:
+            if target.waits:
                 self._offer(reader, target, position, requests, None)
             else:
                 self._unmet(reader, requests, f"{self.plan.reference(target.edges[position])} gave nothing")
@@ -194,59 +230,95 @@ class Gather:
     def _offer(
         self, reader: int, node: Node, position: int, requests: Sequence[Progress], columns: Columns | None
     ) -> None:
-        """One edge of a joining node is decided, with tensors or (None) without."""
-        selected = None if columns is None else steps.select(columns, node.edges[position])
+        """One source of a node that waits is decided, with tensors or (None) without."""
+        selected = None if columns is None else steps.select(columns, node.sources[position])
+        gates = position >= len(node.edges)
+        join, place = (node.triggers_join, position - len(node.edges)) if gates else (node.join, position)
+        windowed = node.window is not None and join is Join.OUTER
+        decided: list[tuple[Progress, _Waiting]] = []
+        begun: list[Progress] = []
+        for row, request in enumerate(requests):
+            waiting = _waiting(request, reader, node)
+            group = waiting.triggers if gates else waiting.data
+            if group is None or group.verdict is not None:
+                continue
+            group.out -= 1
+            if selected is not None:
+                if windowed and not any(group.parts):
+                    begun.append(request)
+                group.parts[place] = (selected, row)
+            group.verdict = _verdict(join, group)
+            if group.verdict is not None:
+                decided.append((request, waiting))
+        if begun and node.window is not None:
+            self._instructions.append(Wait(reader, begun, node.window))
+        self._fire(reader, decided)
+
+    def _fire(self, node: int, decided: Sequence[tuple[Progress, _Waiting]]) -> None:
+        """Of requests whose data or triggers are decided, run those that wait for nothing else, or give them up."""
         ready: list[tuple[Progress, _Waiting]] = []
         hopeless: list[Progress] = []
-        for row, request in enumerate(requests):
-            if request.waiting is None:
-                request.waiting = {}
-            waiting = request.waiting.get(reader)
-            if waiting is None:
-                waiting = request.waiting[reader] = _Waiting([None] * len(node.edges), len(node.edges))
+        for request, waiting in decided:
             if waiting.fired:
                 continue
-            waiting.out -= 1
-            if selected is not None:
-                waiting.parts[position] = (selected, row)
-            verdict = _verdict(node.join, waiting)
-            if verdict is not None:
+            verdicts = (waiting.data.verdict, True if waiting.triggers is None else waiting.triggers.verdict)
+            if False in verdicts:
                 waiting.fired = True
-                if verdict:
-                    ready.append((request, waiting))
-                else:
-                    hopeless.append(request)
+                hopeless.append(request)
+            elif None not in verdicts:
+                waiting.fired = True
+                ready.append((request, waiting))
         if ready:
-            self._run_joined(reader, ready)
+            self._run_joined(node, ready)
         if hopeless:
-            self._unmet(reader, hopeless, self._unjoined(node))
+            self._unmet(node, hopeless, self._unjoined(self.plan.nodes[node]))
 
     def _unjoined(self, node: Node) -> str:
-        names = ", ".join(self.plan.reference(edge) for edge in node.edges)
-        return f"not all of {names} gave what it wants" if node.join is Join.INNER else f"none of {names} gave anything"
+        reasons = []
+        for what, edges, join in (("", node.edges, node.join), ("as triggers ", node.triggers, node.triggers_join)):
+            names = ", ".join(self.plan.reference(edge) for edge in edges)
+            if names:
+                reasons.append(
+                    f"{what}not all of {names} gave what it wants"
+                    if join is Join.INNER
+                    else f"{what}none of {names} gave anything"
+                )
+        return " or ".join(reasons)
 
     def _run_joined(self, reader: int, ready: list[tuple[Progress, _Waiting]]) -> None:
         """Run a joining node; requests whose parts come from the same columns stay together."""
         groups: dict[tuple[int, ...], list[tuple[Progress, _Waiting]]] = {}
         for request, waiting in ready:
-            key = tuple(id(part[0]) if part else 0 for part in waiting.parts)
+            key = tuple(id(part[0]) if part else 0 for part in waiting.data.parts)
             groups.setdefault(key, []).append((request, waiting))
         for group in groups.values():
             parts = []
-            for position, part in enumerate(group[0][1].parts):
+            for position, part in enumerate(group[0][1].data.parts):
                 if part is not None:
-                    rows = [waiting.parts[position][1] for _, waiting in group]  # type: ignore[index]
+                    rows = [waiting.data.parts[position][1] for _, waiting in group]  # type: ignore[index]
                     parts.append(part[0].take(rows))
             self._run(reader, [request for request, _ in group], steps.merge(parts))
 
 
-def _verdict(join: Join, waiting: _Waiting) -> bool | None:
-    """True to run, False to give up, None to wait on."""
-    given = sum(part is not None for part in waiting.parts)
+def _waiting(request: Progress, index: int, node: Node) -> _Waiting:
+    """What a request's node waits for, made when it is first asked for."""
+    if request.waiting is None:
+        request.waiting = {}
+    found = request.waiting.get(index)
+    if found is None:
+        data, gates = len(node.edges), len(node.triggers)
+        found = _Waiting(_Group([None] * data, data), _Group([None] * gates, gates) if gates else None)
+        request.waiting[index] = found
+    return found
+
+
+def _verdict(join: Join, group: _Group) -> bool | None:
+    """True: it has what it needs; False: it never will; None: it waits on."""
+    given = sum(part is not None for part in group.parts)
     if join is Join.INNER:
-        if given + waiting.out < len(waiting.parts):
+        if given + group.out < len(group.parts):
             return False
-        return None if waiting.out else True
-    if given and (join is Join.ANY or not waiting.out):
+        return None if group.out else True
+    if given and (join is Join.ANY or not group.out):
         return True
-    return None if waiting.out else False
+    return None if group.out else False

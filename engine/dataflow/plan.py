@@ -34,13 +34,29 @@ class Edge:
 class Node:
     """A step, the entry (index 0) or the output (the last) of a plan.
 
-    edges   the data, in the order of the references; a node without edges is never run
-    join    how many of the edges it waits for
+    edges          the data, in the order of the references; a node without edges is never run
+    join           how many of the edges it waits for
+    triggers       what it waits for besides, without taking anything of it
+    triggers_join  how many of the triggers it waits for
+    window         seconds that an outer join waits after its first source for the others; None: until all are decided
     """
 
     name: str
     edges: tuple[Edge, ...] = ()
     join: Join = Join.INNER
+    triggers: tuple[Edge, ...] = ()
+    triggers_join: Join = Join.INNER
+    window: float | None = None
+
+    @property
+    def sources(self) -> tuple[Edge, ...]:
+        """The data and, after them, the triggers."""
+        return self.edges + self.triggers
+
+    @property
+    def waits(self) -> bool:
+        """Whether it has more than one source, so that there is something to wait for."""
+        return len(self.edges) > 1 or bool(self.triggers)
 
 
 @dataclass(frozen=True)
@@ -67,10 +83,10 @@ class Plan:
 
     @cached_property
     def readers(self) -> dict[tuple[int, Side], tuple[tuple[int, int], ...]]:
-        """For each side of a node, the (node, edge) pairs that read it."""
+        """For each side of a node, the (node, position among its sources) pairs that read it."""
         found: dict[tuple[int, Side], list[tuple[int, int]]] = {}
         for index, node in enumerate(self.nodes):
-            for position, edge in enumerate(node.edges):
+            for position, edge in enumerate(node.sources):
                 found.setdefault((edge.source, edge.side), []).append((index, position))
         return {source: tuple(pairs) for source, pairs in found.items()}
 
@@ -83,7 +99,7 @@ class Plan:
             index = waiting.pop()
             if index not in seen:
                 seen.add(index)
-                waiting.extend(edge.source for edge in self.nodes[index].edges)
+                waiting.extend(edge.source for edge in self.nodes[index].sources)
         return frozenset(seen)
 
     def reference(self, edge: Edge) -> str:
@@ -108,6 +124,10 @@ def as_text(plan: Plan) -> str:
         join = f" ({node.join})" if len(node.edges) > 1 else ""
         lines.append(f"  {title}{join}")
         lines.extend(f"    <- {plan.reference(edge)}{_taken(edge)}" for edge in node.edges)
+        if node.triggers:
+            join = f" ({node.triggers_join})" if len(node.triggers) > 1 else ""
+            lines.append(f"    triggered by{join}")
+            lines.extend(f"    <~ {plan.reference(edge)}{_taken(edge)}" for edge in node.triggers)
     return "\n".join(lines) + "\n"
 
 
@@ -118,13 +138,8 @@ def as_mermaid(plan: Plan) -> str:
         shape = f'n{index}(["{plan.name}.outputs"])' if index == plan.output_index else f'n{index}["{title}"]'
         lines.append(f"  {shape}")
     for index, node in enumerate(plan.nodes):
-        for edge in node.edges:
-            label = _taken(edge).strip()
-            if edge.side is Side.INPUTS and edge.source != ENTRY:
-                label = f"inputs {label}".strip()
-            label = label.replace('"', "#quot;")
-            arrow = f'-->|"{label}"|' if label else "-->"
-            lines.append(f"  n{edge.source} {arrow} n{index}")
+        lines.extend(f"  n{edge.source} {_arrow('-->', edge)} n{index}" for edge in node.edges)
+        lines.extend(f"  n{edge.source} {_arrow('-.->', edge)} n{index}" for edge in node.triggers)
     return "\n".join(lines) + "\n"
 
 
@@ -137,18 +152,33 @@ def as_data(plan: Plan) -> dict[str, Any]:
                 "name": node.name,
                 "kind": "entry" if index == ENTRY else "output" if index == plan.output_index else "step",
                 "join": str(node.join),
-                "sources": [
-                    {
-                        "from": plan.reference(edge),
-                        "tensors": list(edge.tensors),
-                        "renames": dict(edge.renames),
-                    }
-                    for edge in node.edges
-                ],
+                "sources": [_edge_data(plan, edge) for edge in node.edges],
+                **_triggers_data(plan, node),
             }
             for index, node in enumerate(plan.nodes)
         ],
     }
+
+
+def _arrow(line: str, edge: Edge) -> str:
+    label = _taken(edge).strip()
+    if edge.side is Side.INPUTS and edge.source != ENTRY:
+        label = f"inputs {label}".strip()
+    label = label.replace('"', "#quot;")
+    return f'{line}|"{label}"|' if label else line
+
+
+def _triggers_data(plan: Plan, node: Node) -> dict[str, Any]:
+    if not node.triggers:
+        return {}
+    return {
+        "triggersJoin": str(node.triggers_join),
+        "triggers": [_edge_data(plan, edge) for edge in node.triggers],
+    }
+
+
+def _edge_data(plan: Plan, edge: Edge) -> dict[str, Any]:
+    return {"from": plan.reference(edge), "tensors": list(edge.tensors), "renames": dict(edge.renames)}
 
 
 def _titles(plan: Plan) -> Iterator[tuple[str, int]]:

@@ -70,7 +70,7 @@ class Outlet:
         except (KafkaError, TimeoutError, OSError) as error:
             log.warning("a broken producer did not stop: %s", error)
 
-    async def write(self, requests: Sequence[Request]) -> None:
+    async def write(self, requests: Sequence[Request | _Early]) -> None:
         """Write all records of these requests and wait until each is acknowledged. Raises KafkaError."""
         producer = await self.producer()
         batches: dict[tuple[str, int], list[Any]] = {}
@@ -98,6 +98,19 @@ async def _send(producer: Any, topic: str, partition: int, builders: Iterable[An
         await (await producer.send_batch(builder, topic, partition=partition))
 
 
+class _Early:
+    """The records that a request had when its answer was known; its offset stays until the request is done.
+
+    When a topic does not take one of them, there is no putting an error in the answer's place any more.
+    """
+
+    __slots__ = ("key", "origin", "place", "records")
+
+    def __init__(self, request: Request) -> None:
+        self.key, self.origin, self.place = request.key, request.origin, request.place
+        self.records, request.records = request.records, []
+
+
 class Checkpoints:
     """The checkpoints of one worker.
 
@@ -107,6 +120,7 @@ class Checkpoints:
     def __init__(self, outlet: Outlet, intake: Intake, budget: Share, oversized: Callable[[Request], None]) -> None:
         self._outlet, self._intake, self._budget, self._oversized = outlet, intake, budget, oversized
         self._pending: list[Request] = []
+        self._early: list[_Early] = []
         self._wake, self._moved = asyncio.Event(), asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
@@ -128,6 +142,12 @@ class Checkpoints:
         self._empty.clear()
         self._wake.set()
 
+    def answered(self, requests: Sequence[Request]) -> None:
+        """These requests have their answer while steps of theirs still run: write what there is of them now."""
+        self._early.extend(_Early(request) for request in requests)
+        self._empty.clear()
+        self._wake.set()
+
     def skipped(self) -> None:
         """Records were passed over: their offsets may be committed when there is time."""
         self._moved.set()
@@ -142,17 +162,18 @@ class Checkpoints:
             await self._wake.wait()
             self._wake.clear()
             requests, self._pending = self._pending, []
+            early, self._early = self._early, []
             # A lost partition's requests are its new owner's: writing them here would only double them.
             held = [request for request in requests if request.origin.held]
-            await self._write(held)
+            await self._write([*(part for part in early if part.origin.held), *held])
             for request in held:
                 request.origin.watermark.finish(request.offset)
             self._budget.give(sum(request.size for request in requests))
             self._moved.set()
-            if not self._pending:
+            if not self._pending and not self._early:
                 self._empty.set()
 
-    async def _write(self, requests: Sequence[Request]) -> None:
+    async def _write(self, requests: Sequence[Request | _Early]) -> None:
         """Write until it is done: a broker that is away is waited for."""
         while requests:
             try:
@@ -170,15 +191,15 @@ class Checkpoints:
                 continue
             return
 
-    async def _write_one_by_one(self, requests: Sequence[Request]) -> None:
+    async def _write_one_by_one(self, requests: Sequence[Request | _Early]) -> None:
         """Find out whose record is too large for its topic, and give its caller an error instead."""
         if len(requests) > 1:
             for request in requests:
                 await self._write([request])
             return
         request = requests[0]
-        if request.replaced:
-            log.error("the topics take not even the error of the request at %s; it is given up", request.place)
+        if isinstance(request, _Early) or request.replaced:
+            log.error("the topics do not take what the request at %s gave; it is given up", request.place)
             return
         self._oversized(request)
         request.replaced = True

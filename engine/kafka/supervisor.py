@@ -327,6 +327,7 @@ class Supervisor:
             self._topics,
             self._runtime_or_error,
             worker.checkpoints.finished,
+            worker.checkpoints.answered,
             timeout=self._settings.request_timeout,
             max_message_bytes=self._settings.max_message_bytes,
             new_request_id=self._request_ids.new,

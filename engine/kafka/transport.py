@@ -22,6 +22,7 @@ from faust.types.tuples import TP, ConsumerMessage
 
 from engine.kafka import client
 from engine.kafka.leases import Leases, Membership, Poll, TopicPartition
+from engine.protocol.record import STEP
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterable, Mapping, Sequence
@@ -148,7 +149,7 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
     ) -> Any:
         """The records of each partition as a Poll, which says whose reading they are."""
         records: Any = await super()._fetch_records(consumer, active_partitions, timeout, max_records)
-        self._fetch_wait.adapt(consumer, self.thread_loop.time(), busy=bool(records))
+        self._fetch_wait.adapt(consumer, self.thread_loop.time(), busy=any(map(_asks, records.values())))
         polled: dict[TopicPartition, Poll] = {}
         for tp, batch in records.items():
             reader = self.readers.get(tp)
@@ -187,6 +188,15 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
         except (CommitFailedError, IllegalStateError):
             return False
         return True
+
+
+def _asks(records: Sequence[Any]) -> bool:
+    """Whether the latest of these records wants something of us: what pipelines write of their steps does not.
+
+    The mark of a step is the last header that is put on a record.
+    """
+    headers = records[-1].headers if records else ()
+    return bool(records) and not (headers and headers[-1][0] == STEP)
 
 
 class _NoOffsets(dict[Any, Any]):

@@ -250,22 +250,45 @@ def test_all_faults_are_told_at_once() -> None:
     assert [refusal.partition(":")[0] for refusal in refusals(lines)] == ["2", "3", "4"]
 
 
+def test_triggers_gate_a_step_and_give_it_no_data() -> None:
+    found = plan(steps("{name: a}", "{name: b, triggers: [a.outputs.go, fraud.inputs], triggersJoinType: any}"))
+    assert found.nodes[2] == Node(
+        "b",
+        (Edge(0, Side.INPUTS),),
+        Join.INNER,
+        (Edge(1, Side.OUTPUTS, ("go",)), Edge(0, Side.INPUTS)),
+        Join.ANY,
+    )
+
+
+def test_a_step_stands_after_its_triggers() -> None:
+    found = plan(steps("{name: b, triggers: [a]}", "{name: a}"))
+    assert [node.name for node in found.nodes] == ["fraud", "a", "b"]
+
+
+def test_a_cycle_through_a_trigger_is_a_cycle() -> None:
+    lines = steps("{name: a, triggers: [b]}", "{name: b, inputs: [a]}")
+    assert refusals(lines) == ['2:28: pipeline "fraud" has a cycle among the steps a, b']
+
+
+def test_a_trigger_of_an_unknown_step_is_refused() -> None:
+    assert refusals(steps("{name: aa}", "{name: b, triggers: [aaa]}")) == [
+        '3:28: the trigger of step "b" reads "aaa"; no step has that name (did you mean "aa"?)'
+    ]
+
+
+def test_the_window_of_a_join_is_kept_in_seconds() -> None:
+    lines = steps("{name: a}", "{name: b, inputs: [a, fraud], inputsJoinType: outer, joinWindowMs: 250}")
+    assert plan(lines).nodes[2].window == 0.25
+
+
 UNSUPPORTED = {
     "external inputs": (
         steps("{name: a}") + "  input: {externalInputs: [other]}\n",
         '3:10: pipeline "fraud" has external inputs: not supported yet',
     ),
     "cycles": (steps("{name: a}") + "  allowCycles: true\n", '3:16: pipeline "fraud" allows cycles: not supported yet'),
-    "triggers": (steps("{name: a}", "{name: b, triggers: [a]}"), '3:27: step "b" has triggers: not supported yet'),
     "batch": (steps("{name: a, batch: {size: 2}}"), '2:24: step "a" has a batch: not supported yet'),
-    "window of a step": (
-        steps("{name: a}", "{name: b, inputs: [a, fraud], inputsJoinType: outer, joinWindowMs: 5}"),
-        '3:74: step "b" has an outer join with a window: not supported yet',
-    ),
-    "window of the output": (
-        steps("{name: a}") + "  output: {steps: [a], stepsJoin: outer, joinWindowMs: 5}\n",
-        "3:56: the output has an outer join with a window: not supported yet",
-    ),
 }
 
 

@@ -44,9 +44,9 @@ class FakeOutlet:
         await self.gate.wait()
         if self.errors:
             raise self.errors.pop(0)
-        if any(request.records[0][2] == b"too large" for request in requests):
+        if any(request.records and request.records[0][2] == b"too large" for request in requests):
             raise MessageSizeTooLargeError
-        self.written.append([request.offset for request in requests])
+        self.written.append([getattr(request, "offset", -1) for request in requests])
 
 
 class FakeIntake:
@@ -298,3 +298,15 @@ async def test_a_request_of_which_not_even_the_error_is_taken_is_given_up_and_it
         bench.checkpoints.finished([bad, good])
         await bench.drain()
     assert (bench.oversized, bench.outlet.written, bench.intake.commits[-1]) == ([1], [[0]], 2)
+
+
+async def test_what_is_answered_early_is_written_and_its_offset_stays() -> None:
+    async with running() as bench:
+        [request] = bench.requests(1)
+        bench.checkpoints.answered([request])
+        await bench.drain()
+        assert (len(bench.outlet.written), request.records) == (1, [])
+        assert not bench.lease.watermark.idle
+        bench.checkpoints.finished([request])
+        await bench.drain()
+    assert bench.lease.watermark.idle

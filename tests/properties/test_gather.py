@@ -10,7 +10,7 @@ import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine.dataflow.gather import Answer, Call, Done, Gather, Progress
+from engine.dataflow.gather import Answer, Call, Done, Gather, Progress, Wait
 from engine.dataflow.plan import ENTRY, Edge, Node, Plan
 from engine.errors import ModelFailed, NoAnswer
 from engine.protocol.columns import Columns, TensorSpec
@@ -40,7 +40,10 @@ def plans(draw: st.DrawFn) -> Plan:
     count = draw(st.integers(1, 8))
     for index in range(1, count + 1 + output):
         found = draw(st.lists(edges(index), min_size=1, max_size=3))
-        nodes.append(Node(f"s{index}" if index <= count else "p", tuple(found), draw(st.sampled_from(Join))))
+        gates = draw(st.lists(edges(index), max_size=2)) if index <= count else []
+        joins = draw(st.sampled_from(Join)), draw(st.sampled_from(Join))
+        name, window = f"s{index}" if index <= count else "p", draw(st.sampled_from([None, 1.0]))
+        nodes.append(Node(name, tuple(found), joins[0], tuple(gates), joins[1], window))
     return Plan("p", tuple(nodes), output=output)
 
 
@@ -64,6 +67,20 @@ class Naive:
     calls: dict[int, Tensors] = field(default_factory=dict)
     answer: Tensors | None = None
     failures: list[int] = field(default_factory=list)
+    expired: dict[tuple[int, bool], list[Tensors | str]] = field(default_factory=dict)
+
+    def expire(self, index: int) -> None:
+        """The window of a node has passed: an outer join that has something by now goes on with that."""
+        node = self.plan.nodes[index]
+        if (index, Side.INPUTS) in self.given:
+            return
+        for gates, edges_, join in ((False, node.edges, node.join), (True, node.triggers, node.triggers_join)):
+            sources = [self._source(edge) for edge in edges_]
+            waits = self._verdict(join, edges_, sources) == "wait" if edges_ else False
+            if join is Join.OUTER and waits and any(not isinstance(source, str) for source in sources):
+                self.expired.setdefault((index, gates), [s if not isinstance(s, str) else "never" for s in sources])
+        while self._one_more():
+            pass
 
     def decide(self, node: int, side: Side, tensors: Tensors | None) -> None:
         """A side has tensors now, or never will; then everything that can be said of the nodes is said."""
@@ -76,12 +93,16 @@ class Naive:
         for index, node in enumerate(self.plan.nodes):
             if index == ENTRY or (index, Side.INPUTS) in self.given:
                 continue
-            sources = [self._source(edge) for edge in node.edges]
-            if all(source == "out" for source in sources):
+            data, gates = (
+                self._group(index, node.edges, node.join),
+                self._group(index, node.triggers, node.triggers_join, gates=True),
+            )
+            if "never" in (data, gates):
+                verdict: Tensors | str = "never"
+            elif "wait" in (data, gates):
                 continue
-            verdict = self._verdict(node, sources)
-            if verdict == "wait":
-                continue
+            else:
+                verdict = data
             tensors = None if verdict == "never" else verdict
             self.given[index, Side.INPUTS] = tensors
             self.order.append((index, Side.INPUTS))
@@ -95,6 +116,13 @@ class Naive:
             return True
         return False
 
+    def _group(self, index: int, edges_: tuple[Edge, ...], join: Join, *, gates: bool = False) -> Tensors | str:
+        """What a node's data or triggers come to: tensors, "wait" or "never"; where there are none, nothing."""
+        if not edges_:
+            return ()
+        sources = self.expired.get((index, gates)) or [self._source(edge) for edge in edges_]
+        return self._verdict(join, edges_, sources)
+
     def _source(self, edge: Edge) -> Tensors | str:
         """The tensors that an edge gives, "out" while it may still come, "never" when it cannot."""
         if (edge.source, edge.side) not in self.given:
@@ -106,23 +134,23 @@ class Naive:
         chosen = [(name, dict(tensors)[name]) for name in edge.tensors] if edge.tensors else list(tensors)
         return tuple((dict(edge.renames).get(name, name), number) for name, number in chosen)
 
-    def _verdict(self, node: Node, sources: list[Tensors | str]) -> Tensors | str:
+    def _verdict(self, join: Join, edges_: tuple[Edge, ...], sources: list[Tensors | str]) -> Tensors | str:
         there = [source for source in sources if not isinstance(source, str)]
-        if node.join is Join.INNER or len(sources) == 1:
+        if join is Join.INNER or len(sources) == 1:
             if "never" in sources:
                 return "never"
             return "wait" if "out" in sources else tuple(pair for source in there for pair in source)
-        if node.join is Join.ANY and there:
-            return self._first(node, sources)
+        if join is Join.ANY and there:
+            return self._first(edges_, sources)
         if "out" in sources:
             return "wait"
         return tuple(pair for source in there for pair in source) if there else "never"
 
-    def _first(self, node: Node, sources: list[Tensors | str]) -> Tensors:
+    def _first(self, edges_: tuple[Edge, ...], sources: list[Tensors | str]) -> Tensors:
         """Of the sources that have answered, the one that was known first; the first written of one source."""
         found = [
             (self.order.index((edge.source, edge.side)), source)
-            for edge, source in zip(node.edges, sources, strict=True)
+            for edge, source in zip(edges_, sources, strict=True)
             if not isinstance(source, str)
         ]
         first = min(found, key=lambda pair: pair[0])[1]
@@ -143,7 +171,7 @@ class Naive:
         found = {self.plan.output_index}
         for index in range(len(self.plan.nodes) - 1, -1, -1):
             if index in found:
-                found |= {edge.source for edge in self.plan.nodes[index].edges}
+                found |= {edge.source for edge in self.plan.nodes[index].sources}
         return found
 
 
@@ -159,6 +187,7 @@ class Batch:
         self.answers: list[Tensors | None] = [None] * count
         self.done = [0] * count
         self.out: list[tuple[int, int]] = []
+        self.waits: list[Wait] = []
 
     def start(self, groups: list[tuple[list[int], tuple[str, ...]]]) -> None:
         for numbers, names in groups:
@@ -182,13 +211,22 @@ class Batch:
         else:
             self._follow(self.gather.answer(node, requests, self._columns(node, numbers, behaviour)))
 
+    def expire(self, wait: Wait) -> None:
+        self.waits.remove(wait)
+        for request in wait.requests:
+            self.naive[self.number[id(request)]].expire(wait.node)
+        self._follow(self.gather.expire(wait.node, wait.requests))
+
     def _columns(self, node: int, numbers: list[int], names: tuple[str, ...]) -> Columns:
         specs = tuple(TensorSpec(name, "INT64", ()) for name in names)
         cells = tuple(np.array([value(number, node, name) for number in numbers], "<i8") for name in names)
         return Columns([b"%d" % number for number in numbers], specs, cells)
 
-    def _follow(self, instructions: list[Call | Answer | Done]) -> None:
+    def _follow(self, instructions: list[Call | Answer | Done | Wait]) -> None:
         for instruction in instructions:
+            if isinstance(instruction, Wait):
+                self.waits.append(instruction)
+                continue
             for row, request in enumerate(instruction.requests):
                 number = self.number[id(request)]
                 if isinstance(instruction, Done):
@@ -223,9 +261,14 @@ def test_batches_do_what_each_request_alone_would_do(plan: Plan, count: int, see
     numbers, cut = chance.sample(range(count), count), chance.randint(0, count)
     batch.start([(part, behaviour(chance) or TENSORS) for part in (numbers[:cut], numbers[cut:]) if part])
     while batch.out:
+        if batch.waits and chance.random() < 0.2:
+            batch.expire(chance.choice(batch.waits))
+            continue
         node, _ = chance.choice(batch.out)
         waiting = [number for index, number in batch.out if index == node]
         batch.reply(node, chance.sample(waiting, chance.randint(1, len(waiting))), behaviour(chance))
+    for wait in list(batch.waits):
+        batch.expire(wait)  # late: everything is done
     assert batch.done == [1] * count
     for number, naive in enumerate(batch.naive):
         assert batch.calls[number] == naive.calls

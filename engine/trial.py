@@ -1,0 +1,112 @@
+"""A pipeline tried out in this process: its runtimes and its plan, and no broker."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from engine.dataflow.compiler import compile_pipeline
+from engine.errors import InvalidResources, RequestError, TimedOut, UnknownResource
+from engine.execution import Execution
+from engine.protocol import columns as col
+from engine.protocol.record import ERROR_CODE, Owner, Side, Topics, header
+from engine.runtimes import choice
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from engine.execution import Request
+    from engine.resources import Model, Pipeline
+    from engine.runtimes.contract import Runtime
+    from engine.settings import Settings
+
+_TOPICS = Topics("trial", "trial")
+
+
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """What passed one place, `step.inputs`, `step.outputs` or `outputs`: a message, or an error's text."""
+
+    place: str
+    message: Any
+    error: str | None = None
+
+
+async def run(
+    pipeline: Pipeline, models: Mapping[str, tuple[Model, Path]], message: Any, settings: Settings
+) -> tuple[list[Passed], RequestError | None]:
+    """Load the pipeline's models, run one request, and give what passed each place, and the error that ended it.
+
+    `models` has each model with the folder of its file. Raises InvalidResources, RuntimeUnavailable, InvalidInput, or
+    UnknownResource for a step whose model is not there.
+    """
+    plan, problems = compile_pipeline(pipeline)
+    if plan is None:
+        raise InvalidResources(problems)
+    columns = col.from_message(message, col.REQUEST)
+    runtimes = await _load(pipeline, models, settings)
+    done = asyncio.Event()
+    execution = Execution(
+        plan,
+        1,
+        Owner.PIPELINE,
+        _TOPICS,
+        runtimes.__getitem__,
+        finished=lambda _: done.set(),
+        answered=lambda _: None,
+        timeout=settings.request_timeout,
+        max_message_bytes=settings.max_message_bytes,
+        new_request_id=lambda: "trial",
+    )
+    request = execution.new_request(None, 0, 0, None, (), 0)
+    try:
+        execution.begin([request], columns)
+        async with asyncio.timeout(settings.request_timeout * max(1, len(plan.steps))):
+            await done.wait()
+    except TimeoutError:
+        return _passed(request), TimedOut(
+            f"the pipeline gave no answer in {settings.request_timeout:g} s for each step"
+        )
+    finally:
+        execution.cancel()
+        await asyncio.gather(*(runtime.unload() for runtime in runtimes.values()))
+    return _passed(request), execution.outcome(request)
+
+
+async def _load(pipeline: Pipeline, models: Mapping[str, tuple[Model, Path]], settings: Settings) -> dict[str, Runtime]:
+    missing = [step.name for step in pipeline.steps if step.name not in models]
+    if missing:
+        raise UnknownResource(f'no model "{missing[0]}" in the files that were named')
+    runtimes = {}
+    for step in pipeline.steps:
+        model, folder = models[step.name]
+        runtimes[step.name] = choice.make(
+            model,
+            folder,
+            max_message_bytes=settings.max_message_bytes,
+            allow_pickle=settings.allow_pickle,
+            trusted=True,
+        )
+    await asyncio.gather(*(runtime.load() for runtime in runtimes.values()))
+    return runtimes
+
+
+def _passed(request: Request) -> list[Passed]:
+    found = []
+    for topic, _, value, headers in request.records:
+        place, kind = _place(topic)
+        if header(headers, ERROR_CODE) is None:
+            found.append(Passed(place, kind.message.FromString(value)))
+        elif topic == _TOPICS.errors:
+            found.append(Passed(place, None, value.decode("utf-8", "replace")))
+    return found
+
+
+def _place(topic: str) -> tuple[str, col.Kind]:
+    if topic == _TOPICS.errors:
+        return "error", col.RESPONSE
+    _, _, owner, name, side = topic.split(".")
+    kind = col.REQUEST if side == Side.INPUTS else col.RESPONSE
+    return (side if owner == Owner.PIPELINE else f"{name}.{side}"), kind

@@ -1,0 +1,82 @@
+"""`seldon pipeline graph` and `seldon pipeline try` on the sample pipelines: no broker."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from engine.cli import main
+
+PIPELINES = Path(__file__).parent.parent.parent / "pipelines"
+CONDITIONAL = str(PIPELINES / "conditional.yaml")
+
+
+def seldon(*arguments: str) -> Result:
+    return CliRunner().invoke(main, ["pipeline", *arguments])
+
+
+def request(name: str, *data: int) -> str:
+    return json.dumps({"inputs": [{"name": name, "shape": [len(data)], "datatype": "INT32", "data": data}]})
+
+
+def test_a_graph_is_drawn_from_the_file_alone() -> None:
+    result = seldon("graph", CONDITIONAL)
+    assert result.exit_code == 0, result.output
+    assert result.output.splitlines()[:4] == [
+        "pipeline conditional",
+        "  choose",
+        "    <- conditional.inputs",
+        "  add10",
+    ]
+
+
+@pytest.mark.parametrize(("style", "start"), [("mermaid", "flowchart LR\n"), ("json", '{"pipeline": "conditional"')])
+def test_a_graph_comes_in_other_forms(style: str, start: str) -> None:
+    assert seldon("graph", CONDITIONAL, "--format", style).output.startswith(start)
+
+
+def test_one_of_several_pipelines_is_chosen_by_its_name() -> None:
+    assert seldon("graph", str(PIPELINES), "--name", "tfsimples").output.startswith("pipeline tfsimples\n")
+
+
+def test_a_pipeline_that_is_not_there_is_told_with_the_nearest_name() -> None:
+    result = seldon("graph", str(PIPELINES), "--name", "tfsimplez")
+    assert (result.exit_code, result.output) == (
+        1,
+        'Error: there is no pipeline "tfsimplez"; did you mean "tfsimples"?\n',
+    )
+
+
+def test_a_try_shows_what_passed_each_step_and_not_the_branch_that_was_not_taken() -> None:
+    result = seldon("try", CONDITIONAL, "--data", request("INPUT0", 1, 2))
+    assert result.exit_code == 0, result.output
+    assert result.output.splitlines() == [
+        "choose.inputs",
+        "  INPUT0 INT32 [2]: 1, 2",
+        "choose.outputs",
+        "  small INT32 [2]: 1, 2",
+        "add10.inputs",
+        "  INPUT INT32 [2]: 1, 2",
+        "add10.outputs",
+        "  OUTPUT INT32 [2]: 11, 12",
+        "outputs",
+        "  OUTPUT INT32 [2]: 11, 12",
+    ]
+
+
+def test_a_try_as_json_is_json_alone() -> None:
+    result = seldon("try", CONDITIONAL, "--format", "json", "--data", request("INPUT0", 100, 200))
+    assert [part["place"] for part in json.loads(result.stdout)][-1] == "outputs"
+
+
+def test_a_try_that_fails_shows_where_and_ends_with_1() -> None:
+    result = seldon("try", CONDITIONAL, "--data", request("INPUTX", 1))
+    assert result.exit_code == 1
+    assert 'error\n  model "choose" takes the tensors INPUT0 and was given INPUTX' in result.output
+
+
+def test_a_request_must_be_given_once() -> None:
+    assert seldon("try", CONDITIONAL).exit_code == 2
