@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
@@ -12,6 +12,11 @@ from product import GrpcFailed, Product, get, grpc_infer, http_call, infer, inpu
 
 from engine.protocol import messages
 from engine.protocol.messages import SERVICE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from topics import Kafka
 
 ROW = list(range(1, 17))
 
@@ -282,3 +287,18 @@ def test_a_body_that_is_no_document_is_refused(product: Product) -> None:
         answer = http_call(product.address, "POST", "/v2/pipelines/echoes/infer", body)
         assert answer.status == 400, f"{body!r}: {answer}"
         assert answer.json["error"], answer
+
+
+def test_an_answer_does_not_wait_for_a_slow_branch_and_what_the_branch_gives_is_written_all_the_same(
+    product: Product, kafka: Kafka, topic: Callable[..., str]
+) -> None:
+    with (
+        kafka.tap(topic("model", "after", "outputs")) as after,
+        kafka.tap(topic("pipeline", "race", "outputs")) as ends,
+    ):
+        answer = infer(product.address, "pipelines/race", inputs(INPUT=[2000]))
+        assert answer.output("OUTPUT") == [2000]
+        assert answer.seconds < 1.5, "the answer waited for the slow branch"
+        [request_id] = answer.all("x-request-id")
+        assert len(after.of(request_id)) == 1
+        assert len(ends.of(request_id)) == 1
