@@ -58,9 +58,11 @@ class Named:
 def read(paths: Iterable[str | Path]) -> Named:
     """The resources of these files and folders. Raises InvalidResources with every fault in them."""
     resources, problems = load(paths)
-    problems = [*problems, *check(resources)]
+    problems += check(resources)
     if problems:
-        raise InvalidResources(problems)
+        told: list[Problem] = [*problems, *_check_faulty(resources, problems)]
+        told.sort(key=lambda problem: (problem.place.file, problem.place.line, problem.place.column))
+        raise InvalidResources(told)
     found: tuple[Model | Pipeline, ...] = (*resources.models, *resources.pipelines)
     return Named(found, {reg.key_of(resource): folder_of(resource) for resource in found})
 
@@ -75,6 +77,19 @@ def check(resources: Resources) -> list[Problem]:
         for experiment in resources.experiments
     ]
     return problems
+
+
+def _check_faulty(resources: Resources, told: Iterable[Problem]) -> list[Problem]:
+    """What else can be said of resources that have faults already, but for the lines that were spoken of."""
+    lines = {(problem.place.file, problem.place.line) for problem in told}
+    found = [problem for resource in resources.faulty for problem in _check_one(resource)]
+    return [problem for problem in found if (problem.place.file, problem.place.line) not in lines]
+
+
+def _check_one(resource: Model | Pipeline | Experiment) -> list[Problem]:
+    if isinstance(resource, Model):
+        return choice.check(resource)
+    return compile_pipeline(resource)[1] if isinstance(resource, Pipeline) else []
 
 
 def folder_of(resource: Model | Pipeline | Experiment) -> str:

@@ -66,11 +66,15 @@ _NOT_FOR_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """Everything that was loaded, each kind in the order in which it was written."""
+    """Everything that was loaded, each kind in the order in which it was written.
+
+    faulty   what could be read of resources with faults, so that whoever checks further can tell all faults at once
+    """
 
     models: tuple[Model, ...] = ()
     pipelines: tuple[Pipeline, ...] = ()
     experiments: tuple[Experiment, ...] = ()
+    faulty: tuple[Model | Pipeline | Experiment, ...] = ()
 
     def named(self, kind: type[_AnyResource], name: str) -> _AnyResource | None:
         """The resource of a kind and a name, or None."""
@@ -82,11 +86,17 @@ class Resources:
 
 def parse(document: Document) -> tuple[Resource | None, list[Problem]]:
     """The resource that a document describes, or all that is wrong with it; never both."""
+    resource, problems = _parse(document)
+    return (None if problems else resource), problems
+
+
+def _parse(document: Document) -> tuple[Resource | None, list[Problem]]:
+    """What could be read of a resource, and all that is wrong with it."""
     findings = Findings()
     resource = None
     with suppress(TooManyProblems):
         resource = _read(document, findings)
-    return (None if len(findings) else resource), list(findings)
+    return resource, list(findings)
 
 
 def to_json(resource: Resource) -> str:
@@ -107,6 +117,7 @@ def load(paths: Iterable[str | os.PathLike[str]]) -> tuple[Resources, list[Probl
     """
     problems: list[Problem] = []
     resources: dict[tuple[type, str], Resource] = {}
+    faulty: list[Resource] = []
     seen: set[str] = set()
     for path in map(Path, paths):
         for file in _files(path, problems):
@@ -114,9 +125,9 @@ def load(paths: Iterable[str | os.PathLike[str]]) -> tuple[Resources, list[Probl
             real = os.path.realpath(file)
             if real not in seen:
                 seen.add(real)
-                _add_file(file, resources, problems, is_named=file == path)
+                _add_file(file, resources, faulty, problems, is_named=file == path)
     problems.extend(_shared_defaults(resources.values()))
-    return _sorted_by_kind(resources.values()), problems
+    return _sorted_by_kind(resources.values(), faulty), problems
 
 
 def _read(document: Document, findings: Findings) -> Resource | None:
@@ -179,7 +190,12 @@ def _files(path: Path, problems: list[Problem]) -> Iterator[Path]:
 
 
 def _add_file(
-    file: Path, resources: dict[tuple[type, str], Resource], problems: list[Problem], *, is_named: bool
+    file: Path,
+    resources: dict[tuple[type, str], Resource],
+    faulty: list[Resource],
+    problems: list[Problem],
+    *,
+    is_named: bool,
 ) -> None:
     try:
         raw = source.read(file)
@@ -191,7 +207,7 @@ def _add_file(
     found, faults = source.documents(raw, str(file))
     problems.extend(faults)
     if any(map(_is_ours, found)):
-        _add(found, resources, problems)
+        _add(found, resources, faulty, problems)
     elif is_named and not faults:
         message = f"the file holds no resource of {API_GROUP}"
         problems.append(Problem(Place(str(file), 1, 1), message, f"begin it with apiVersion: {API_VERSION}"))
@@ -217,13 +233,21 @@ def _api_version(document: Document) -> str:
     return version if isinstance(version, str) else ""
 
 
-def _add(found: Iterable[Document], resources: dict[tuple[type, str], Resource], problems: list[Problem]) -> None:
+def _add(
+    found: Iterable[Document],
+    resources: dict[tuple[type, str], Resource],
+    faulty: list[Resource],
+    problems: list[Problem],
+) -> None:
     for document in found:
         if _is_foreign(document):
             continue
-        resource, faults = parse(document)
+        resource, faults = _parse(document)
         problems.extend(faults)
         if resource is None:
+            continue
+        if faults:
+            faulty.append(resource)
             continue
         first = resources.setdefault((type(resource), resource.name), resource)
         if first is not resource:
@@ -250,10 +274,11 @@ def _shared_defaults(resources: Iterable[Resource]) -> Iterator[Problem]:
             yield resource.document.problem(("spec", "default"), f"{message}experiment {quoted(other.name)} at {there}")
 
 
-def _sorted_by_kind(resources: Iterable[Resource]) -> Resources:
+def _sorted_by_kind(resources: Iterable[Resource], faulty: Iterable[Resource]) -> Resources:
     found = tuple(resources)
     return Resources(
         models=tuple(resource for resource in found if isinstance(resource, Model)),
         pipelines=tuple(resource for resource in found if isinstance(resource, Pipeline)),
         experiments=tuple(resource for resource in found if isinstance(resource, Experiment)),
+        faulty=tuple(faulty),
     )
