@@ -54,11 +54,6 @@ class ReplyDesk:
         self._waiting: dict[int, asyncio.Future[Reply]] = {}
         self._task: asyncio.Task[None] | None = None
 
-    @property
-    def in_flight(self) -> int:
-        """How many callers wait."""
-        return len(self._waiting)
-
     async def start(self) -> None:
         """Create the topic, fix the position to read from, begin to read."""
         await self._topology.ensure_replies(self._topics.replies)

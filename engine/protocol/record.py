@@ -192,8 +192,6 @@ class ReplyAddress:
 _STANDARD = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
 _HEX32 = b"0123456789abcdefghijklmnopqrstuv"
 _TO_HEX32 = bytes.maketrans(_STANDARD, _HEX32)
-_FROM_HEX32 = bytes.maketrans(_HEX32, _STANDARD)
-_XID = re.compile(r"[0-9a-v]{20}")
 
 
 def xid(seconds: int, machine: bytes, counter: int) -> str:
@@ -204,14 +202,6 @@ def xid(seconds: int, machine: bytes, counter: int) -> str:
     """
     raw = struct.pack(">I", seconds) + machine + (counter & 0xFFFFFF).to_bytes(3, "big")
     return base64.b32encode(raw).translate(_TO_HEX32)[:20].decode()
-
-
-def xid_seconds(text: str) -> int | None:
-    """The time that an id of ours was made, in seconds since 1970; None for any other text."""
-    if not _XID.fullmatch(text):
-        return None
-    raw = base64.b32decode(text.encode().translate(_FROM_HEX32) + b"====")
-    return int(struct.unpack(">I", raw[:4])[0])
 
 
 _PAIRS = [first + second for first in _HEX32.decode() for second in _HEX32.decode()]
