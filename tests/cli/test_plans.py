@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from click.testing import CliRunner, Result
 
 from engine.cli import main
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 PIPELINES = Path(__file__).parent.parent.parent / "pipelines"
 CONDITIONAL = str(PIPELINES / "conditional.yaml")
+
+
+@pytest.fixture(autouse=True)
+def _models_are_forgotten() -> Iterator[None]:
+    """A try imports the samples' `models` into this process, where other tests have modules of that name."""
+    path = sys.path
+    yield
+    sys.path = path
+    for name, module in list(sys.modules.items()):
+        if Path(getattr(module, "__file__", None) or "").parent == PIPELINES:
+            del sys.modules[name]
+    importlib.invalidate_caches()
 
 
 def seldon(*arguments: str) -> Result:
