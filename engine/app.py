@@ -69,9 +69,8 @@ def read(paths: Iterable[str | Path]) -> Named:
 
 def check(resources: Resources) -> list[Problem]:
     """What stands against running these resources, beyond what their own files show."""
-    problems = [problem for model in resources.models for problem in choice.check(model)]
-    for pipeline in resources.pipelines:
-        problems += compile_pipeline(pipeline)[1]
+    sound: tuple[Model | Pipeline, ...] = (*resources.models, *resources.pipelines)
+    problems = [problem for resource in sound for problem in _check_one(resource)]
     problems += [
         experiment.document.problem(("kind",), f'experiment "{experiment.name}": experiments are not supported yet')
         for experiment in resources.experiments
