@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from engine.kafka.decoding import decode
+from engine.protocol import columns as col
+from engine.protocol.messages import ModelInferRequest, ModelInferResponse
+
+if TYPE_CHECKING:
+    from engine.protocol.columns import Columns
+
+JSON_REQUEST = b'{"inputs": [{"name": "x", "datatype": "INT64", "shape": [1], "data": [7]}]}'
+JSON_RESPONSE = b'{"model_name": "m", "outputs": [{"name": "x", "datatype": "INT64", "shape": [1], "data": [8]}]}'
+
+
+def request(number: int) -> bytes:
+    message = ModelInferRequest(model_name="m", id=f"r{number}")
+    message.inputs.add(name="x", datatype="INT64", shape=[1])
+    message.raw_input_contents.append(np.array([number], "<i8").tobytes())
+    return bytes(message.SerializeToString())
+
+
+def response(number: int) -> bytes:
+    message = ModelInferResponse(model_name="m", id=f"r{number}")
+    message.outputs.add(name="x", datatype="INT64", shape=[1])
+    message.raw_output_contents.append(np.array([number], "<i8").tobytes())
+    return bytes(message.SerializeToString())
+
+
+def read(*values: tuple[bytes, str | None]) -> list[Any]:
+    """For each value its number and whether it was JSON, or why it is refused."""
+    groups, refused = decode(values)
+    found: dict[int, Any] = {row: str(error) for row, error in refused}
+    for group in groups:
+        for place, row in enumerate(group.rows):
+            assert row not in found
+            found[row] = (number(group.columns, place), group.json)
+    assert sorted(found) == list(range(len(values)))
+    return [found[row] for row in range(len(values))]
+
+
+def number(columns: Columns, row: int) -> int:
+    return int(columns.array(0, row)[0])
+
+
+def test_without_a_type_a_value_is_a_request() -> None:
+    assert read((request(1), None)) == [(1, False)]
+
+
+def test_without_a_type_a_value_may_be_json() -> None:
+    assert read((JSON_REQUEST, None)) == [(7, True)]
+
+
+def test_values_of_one_kind_are_columns_together() -> None:
+    [group], refused = decode([(request(1), None), (request(2), None)])
+    assert (group.rows, len(group.columns), refused) == ([0, 1], 2, [])
+
+
+@pytest.mark.parametrize(
+    ("value", "infer_type", "found"),
+    [
+        (request(1), "proto/InferModelRequest", (1, False)),
+        (response(2), "proto/InferModelResponse", (2, False)),
+        (JSON_REQUEST, "json/inferModelRequest", (7, True)),
+        (JSON_RESPONSE, "json/inferModelResponse", (8, True)),
+        (JSON_RESPONSE, "JSON/INFERMODELRESPONSE", (8, True)),
+    ],
+)
+def test_a_type_says_what_a_value_is(value: bytes, infer_type: str, found: tuple[int, bool]) -> None:
+    assert read((value, infer_type)) == [found]
+
+
+def test_an_unknown_type_is_refused_with_the_known_ones() -> None:
+    assert read((request(1), "text/plain")) == [
+        (
+            'header seldon-infer-type is "text/plain"; known are json/inferModelRequest, json/inferModelResponse, '
+            "proto/InferModelRequest, proto/InferModelResponse"
+        )
+    ]
+
+
+def test_a_value_that_is_not_what_its_type_says_is_refused() -> None:
+    [refusal] = read((b"\xff\xff", "proto/InferModelRequest"))
+    assert refusal == "the value is no V2 ModelInferRequest message"
+
+
+def test_an_empty_value_is_refused_for_what_it_lacks() -> None:
+    assert read((b"", None)) == ["the message has no inputs"]
+
+
+def test_json_that_is_none_is_refused_as_json() -> None:
+    [refusal] = read((b'{"inputs": ', None))
+    assert "JSON" in refusal
+
+
+def test_each_value_of_a_mixed_fetch_is_read_as_what_it_is() -> None:
+    values = [
+        (request(1), None),
+        (b"\xff", None),
+        (JSON_REQUEST, None),
+        (response(4), "proto/InferModelResponse"),
+        (request(5), None),
+        (b"{", "json/inferModelRequest"),
+    ]
+    found = read(*values)
+    assert [found[row] for row in (0, 2, 3, 4)] == [(1, False), (7, True), (4, False), (5, False)]
+    assert all(isinstance(found[row], str) for row in (1, 5))
+
+
+def test_a_value_without_a_type_is_what_we_have_written_there() -> None:
+    [group], refused = decode([(response(3), None)], col.RESPONSE)
+    assert (number(group.columns, 0), refused) == (3, [])
+
+
+def test_a_foreign_value_where_we_write_is_refused() -> None:
+    assert [str(error) for _, error in decode([(b"\xff", None)], col.RESPONSE)[1]] == [
+        "the value is no V2 ModelInferResponse message"
+    ]
