@@ -4,12 +4,14 @@ EngineError
 ├── InvalidSettings      a setting that cannot hold, found before anything starts
 ├── InvalidResources     YAML files with faults; carries all of them
 ├── BrokerUnavailable    no broker answers, or it answers something that cannot be worked with
+│   └── UnequalPartitions  a topic has another number of partitions than its namespace
 ├── RuntimeUnavailable   a model cannot be loaded: missing artefact, missing extra, server that refuses
 └── RequestError         one request that cannot be answered
     ├── InvalidInput     the request is malformed, or a tensor is refused by the model
     ├── UnknownResource  no such model or pipeline
     ├── NoOutput         a synchronous call to a pipeline that has no output section
     ├── NoAnswer         the request ended without an answer: the branch to the output was not taken
+    ├── TooManyVisits    a step of a cycle would run more often than maxStepRevisits allows
     ├── TooLarge         a request or an answer over the size limit
     ├── Overloaded       too many requests in flight
     ├── ModelFailed      the model raised, or answered something that is no answer
@@ -43,6 +45,10 @@ class InvalidResources(EngineError):
 
 class BrokerUnavailable(EngineError):
     """No broker answers at the address, or what answers cannot be worked with."""
+
+
+class UnequalPartitions(BrokerUnavailable):
+    """A topic has another number of partitions than its namespace: requests would not find their partners."""
 
 
 class RuntimeUnavailable(EngineError):
@@ -82,6 +88,10 @@ class NoOutput(RequestError):
 
 class NoAnswer(RequestError):
     """The request ran to its end and nothing reached the pipeline's output."""
+
+
+class TooManyVisits(RequestError):
+    """A step of a cycle would have run more often for this request than maxStepRevisits allows."""
 
 
 class TooLarge(RequestError):

@@ -31,6 +31,8 @@ class Settings:
     max_in_flight           synchronous calls that wait at once in one gateway; the next one gets 429
     budget_bytes            of requests that one process has fetched and not finished; then it stops fetching
     session_timeout         seconds after which a silent worker's partitions go to others
+    batch_max_wait          seconds that a step's batch without a windowMs waits for more rows
+    join_max_entries        waiting requests that a join of external inputs keeps for each partition; then the oldest goes
     processing_guarantee    at_least_once; exactly_once comes with its own checkpoints
     allow_pickle            load artefacts that unpickle from anywhere, not only beside a named resource file
     log_level               of the product's own log lines
@@ -48,6 +50,8 @@ class Settings:
     max_in_flight: int = 4096
     budget_bytes: int = 256 * 1024 * 1024
     session_timeout: float = 6.0
+    batch_max_wait: float = 30.0
+    join_max_entries: int = 100_000
     processing_guarantee: str = "at_least_once"
     allow_pickle: bool = False
     log_level: str = "WARNING"
@@ -59,10 +63,11 @@ class Settings:
             "max_message_bytes",
             "max_in_flight",
             "budget_bytes",
+            "join_max_entries",
         ):
             if getattr(self, name) < 1:
                 raise InvalidSettings(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("request_timeout", "session_timeout"):
+        for name in ("request_timeout", "session_timeout", "batch_max_wait"):
             if not getattr(self, name) > 0:
                 raise InvalidSettings(f"{name} is {getattr(self, name)}; it must be more than 0 seconds")
         for name in ("namespace", "topic_prefix"):
@@ -98,6 +103,8 @@ ENVIRONMENT: tuple[tuple[str, str], ...] = (
     ("SELDON_MAX_IN_FLIGHT", "max_in_flight"),
     ("SELDON_BUDGET_BYTES", "budget_bytes"),
     ("SELDON_SESSION_TIMEOUT", "session_timeout"),
+    ("SELDON_BATCH_MAX_WAIT", "batch_max_wait"),
+    ("SELDON_JOIN_MAX_ENTRIES", "join_max_entries"),
     ("SELDON_PROCESSING_GUARANTEE", "processing_guarantee"),
     ("SELDON_ALLOW_PICKLE", "allow_pickle"),
     ("SELDON_LOG_LEVEL", "log_level"),

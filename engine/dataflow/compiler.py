@@ -56,41 +56,32 @@ class _Compiler:
         return plan, list(self.problems)
 
     def _plan(self) -> Plan | None:
-        self._refuse_unsupported()
         sources = {step.name: self._sources(index, step) for index, step in enumerate(self.pipeline.steps)}
         triggers = {step.name: self._triggers(index, step) for index, step in enumerate(self.pipeline.steps)}
         output = self._output_sources()
-        order = self._order({name: [*sources[name], *triggers[name]] for name in sources})
+        arrangement = self._arrange(sources, triggers, output)
         if len(self.problems):
             return None
-        positions = {self.pipeline.name: ENTRY} | {name: index for index, name in enumerate(order, start=1)}
+        names = [self.pipeline.name, *self.steps]
+        positions = {names[number]: index for index, number in enumerate(arrangement.order)}
         nodes = [Node(self.pipeline.name)]
-        for name in order:
-            step = self.steps[name]
-            edges = self._edges(sources[name], step.inputs_join, step.tensor_map, positions)
-            gates = self._edges(triggers[name], step.triggers_join, (), positions) if triggers[name] else ()
-            window = _seconds(step.join_window_ms)
-            nodes.append(Node(name, edges, step.inputs_join, gates, step.triggers_join, window))
+        for number in arrangement.order[1:]:
+            node = self._node(names[number], sources, triggers, positions)
+            nodes.append(replace(node, cycle=arrangement.cycles[number]) if arrangement.cycles[number] else node)
+        nodes = [_with_back_edges(index, node, nodes) for index, node in enumerate(nodes)]
         if self.pipeline.output is not None:
-            wanted = self.pipeline.output
-            edges = self._edges(output, wanted.steps_join, wanted.tensor_map, positions)
-            window = _seconds(wanted.join_window_ms)
-            nodes.append(Node(self.pipeline.name, edges, wanted.steps_join, window=window))
-        return Plan(self.pipeline.name, tuple(nodes), output=self.pipeline.output is not None)
+            nodes.append(self._output_node(self.pipeline.output, output, positions))
+        self._refuse_unpaired(nodes, [[], *([*sources[node.name], *triggers[node.name]] for node in nodes[1:])])
+        plan = Plan(
+            self.pipeline.name,
+            tuple(nodes),
+            output=self.pipeline.output is not None,
+            max_visits=self.pipeline.max_step_revisits + 1,
+        )
+        return None if len(self.problems) else plan
 
     def _problem(self, path: KeyPath, message: str, hint: str = "") -> None:
         self.problems.add(self.pipeline.document.problem(path, message, hint))
-
-    def _refuse_unsupported(self) -> None:
-        name = self.pipeline.name
-        if self.pipeline.input is not None:
-            self._problem(("spec", "input"), f'pipeline "{name}" has external inputs: not supported yet')
-        if self.pipeline.allow_cycles:
-            self._problem(("spec", "allowCycles"), f'pipeline "{name}" allows cycles: not supported yet')
-        for index, step in enumerate(self.pipeline.steps):
-            path: KeyPath = ("spec", "steps", index)
-            if step.batch is not None:
-                self._problem((*path, "batch"), f'step "{step.name}" has a batch: not supported yet')
 
     def _sources(self, index: int, step: Step) -> list[Reference]:
         path: KeyPath = ("spec", "steps", index)
@@ -169,35 +160,98 @@ class _Compiler:
     def _rename_problem(self, path: KeyPath, message: str) -> None:
         self.problems.add(self.pipeline.document.key_problem(path, message))
 
-    def _order(self, sources: dict[str, list[Reference]]) -> list[str]:
-        """The steps so that each stands after its sources; a cycle is a problem."""
-        readers: dict[str, list[str]] = {name: [] for name in sources}
-        missing: dict[str, int] = {}
-        for name, found in sources.items():
-            needed = {source.name for source in found} & self.steps.keys()
-            missing[name] = len(needed)
-            for source in needed:
-                readers[source].append(name)
-        order = [name for name, count in missing.items() if not count]
-        for name in order:  # it grows while it is read
-            for reader in readers[name]:
-                missing[reader] -= 1
-                if not missing[reader]:
-                    order.append(reader)
-        if len(order) < len(sources):
-            self._refuse_cycle({name: found for name, found in sources.items() if missing[name]})
-        return order
+    def _node(
+        self,
+        name: str,
+        sources: Mapping[str, list[Reference]],
+        triggers: Mapping[str, list[Reference]],
+        positions: Mapping[str, int],
+    ) -> Node:
+        step = self.steps[name]
+        edges = self._edges(sources[name], step.inputs_join, step.tensor_map, positions)
+        gates = self._edges(triggers[name], step.triggers_join, (), positions) if triggers[name] else ()
+        window = _seconds(step.join_window_ms)
+        return Node(name, edges, step.inputs_join, gates, step.triggers_join, window, step.batch)
 
-    def _refuse_cycle(self, left: dict[str, list[Reference]]) -> None:
-        """Tell one ring: each of the steps left reads at least one of the others, so walking on must come back."""
-        name, seen = next(iter(left)), dict[str, Reference]()
+    def _output_node(self, output: Output, sources: list[Reference], positions: Mapping[str, int]) -> Node:
+        edges = self._edges(sources, output.steps_join, output.tensor_map, positions)
+        return Node(self.pipeline.name, edges, output.steps_join, window=_seconds(output.join_window_ms))
+
+    def _arrange(
+        self,
+        sources: Mapping[str, list[Reference]],
+        triggers: Mapping[str, list[Reference]],
+        output: list[Reference],
+    ) -> Arrangement:
+        """The order of the entry (0) and the steps; what of it cannot be is a problem."""
+        numbers = {name: number for number, name in enumerate((self.pipeline.name, *self.steps))}
+
+        def need(join: Join, found: list[Reference]) -> list[Need]:
+            wanted = frozenset(numbers[reference.name] for reference in found)
+            return [Need(join is Join.INNER, wanted)] if wanted else []
+
+        needs: list[list[Need]] = [[]]
+        for name, step in self.steps.items():
+            needs.append([*need(step.inputs_join, sources[name]), *need(step.triggers_join, triggers[name])])
+        found = arrange(needs)
+        if any(found.cycles) and not self.pipeline.allow_cycles:
+            self._refuse_cycles(found.cycles, {name: [*sources[name], *triggers[name]] for name in sources})
+        elif found.stuck:
+            names = list(numbers)
+            self._refuse_stuck({names[number]: found.cycles[number] for number in found.stuck}, sources, triggers)
+            self._refuse_hopeless_output({names[number] for number in found.stuck}, output)
+        return found
+
+    def _refuse_cycles(self, cycles: Sequence[int], sources: Mapping[str, list[Reference]]) -> None:
+        """Tell one ring of each cycle."""
+        members: dict[int, dict[str, int]] = {}
+        for name, number in zip(self.steps, cycles[1:], strict=True):
+            if number:
+                members.setdefault(number, {})[name] = number
+        for ring in members.values():
+            self._refuse_ring(ring, sources)
+
+    def _refuse_ring(self, members: Collection[str], sources: Mapping[str, list[Reference]]) -> None:
+        """Each of the steps reads at least one of the others, so walking on must come back."""
+        name, seen = next(iter(members)), dict[str, Reference]()
         while name not in seen:
-            seen[name] = next(source for source in left[name] if source.name in left)
+            seen[name] = next(source for source in sources[name] if source.name in members)
             name = seen[name].name
         ring = list(seen)[list(seen).index(name) :]
         path = seen[ring[0]].path
         self._problem(path, f'pipeline "{self.pipeline.name}" has a cycle among the steps {_listed(ring)}')
 
+    def _refuse_stuck(
+        self,
+        stuck: Mapping[str, int],
+        sources: Mapping[str, list[Reference]],
+        triggers: Mapping[str, list[Reference]],
+    ) -> None:
+        """Tell of each step that can never run, with the number of its cycle, what it waits for in vain."""
+        for name, cycle in stuck.items():
+            step = self.steps[name]
+            vain = _in_vain(step.inputs_join, sources[name], stuck)
+            vain = vain or _in_vain(step.triggers_join, triggers[name], stuck)
+            self._refuse_vain(f'step "{name}" can never run', vain, _BEGIN if cycle else "")
+
+    def _refuse_hopeless_output(self, stuck: Collection[str], sources: list[Reference]) -> None:
+        wanted = self.pipeline.output
+        vain = _in_vain(wanted.steps_join, sources, stuck) if wanted is not None else []
+        if vain:
+            self._refuse_vain("the output can never come", vain)
+
+    def _refuse_vain(self, what: str, vain: list[Reference], hint: str = "") -> None:
+        names = _listed(dict.fromkeys(map(str, vain)))
+        self._problem(vain[0].path, f"{what}: it waits for {names}, which can never come", hint)
+
+    def _refuse_unpaired(self, nodes: Sequence[Node], references: Sequence[list[Reference]]) -> None:
+        """Of several cycles a node takes one thing each: two of one cycle would have no rounds in common."""
+        for node, found in zip(nodes, references, strict=True):
+            foreign = {nodes[edge.source].cycle for edge in node.sources} - {0, node.cycle}
+            free = node.join is Join.ANY and not node.triggers
+            if free or not foreign or (len(foreign) == 1 and not node.cycle):
+                continue
+            
     def _edges(
         self,
         sources: list[Reference],

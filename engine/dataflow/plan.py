@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from engine.protocol.record import Side
-from engine.resources import Join
+from engine.resources import Batch, Join
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,12 +22,14 @@ class Edge:
 
     tensors   the tensors wanted, in the order of the references; none means all of them
     renames   (tensor, new name) pairs of the tensorMap
+    back      it closes a cycle: what the source gives in one round is read in the next
     """
 
     source: int
     side: Side
     tensors: tuple[str, ...] = ()
     renames: tuple[tuple[str, str], ...] = ()
+    back: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,8 @@ class Node:
     triggers       what it waits for besides, without taking anything of it
     triggers_join  how many of the triggers it waits for
     window         seconds that an outer join waits after its first source for the others; None: until all are decided
+    batch          rows of several requests that are collected for one call; None: each request is called for itself
+    cycle          the number of the cycle that the step is part of; 0: none
     """
 
     name: str
@@ -47,6 +51,8 @@ class Node:
     triggers: tuple[Edge, ...] = ()
     triggers_join: Join = Join.INNER
     window: float | None = None
+    batch: Batch | None = None
+    cycle: int = 0
 
     @property
     def sources(self) -> tuple[Edge, ...]:
@@ -63,13 +69,16 @@ class Node:
 class Plan:
     """A pipeline ready to run and to draw.
 
-    nodes    the entry, then the steps so that each stands after its sources, then the output when there is one
-    output   whether the last node is the output
+    nodes       the entry, then the steps so that each stands after its sources but for those of back edges, and the
+                steps of a cycle side by side; then the output when there is one
+    output      whether the last node is the output
+    max_visits  how often a step of a cycle runs for one request at most
     """
 
     name: str
     nodes: tuple[Node, ...]
     output: bool
+    max_visits: int = 1
 
     @property
     def steps(self) -> range:
@@ -121,13 +130,12 @@ def as_text(plan: Plan) -> str:
     lines = [f"pipeline {plan.name}"]
     for title, index in _titles(plan):
         node = plan.nodes[index]
-        join = f" ({node.join})" if len(node.edges) > 1 else ""
-        lines.append(f"  {title}{join}")
-        lines.extend(f"    <- {plan.reference(edge)}{_taken(edge)}" for edge in node.edges)
+        lines.append(f"  {title}{_manner(node)}")
+        lines.extend(f"    <- {plan.reference(edge)}{_taken(edge)}{_next_round(edge)}" for edge in node.edges)
         if node.triggers:
             join = f" ({node.triggers_join})" if len(node.triggers) > 1 else ""
             lines.append(f"    triggered by{join}")
-            lines.extend(f"    <~ {plan.reference(edge)}{_taken(edge)}" for edge in node.triggers)
+            lines.extend(f"    <~ {plan.reference(edge)}{_taken(edge)}{_next_round(edge)}" for edge in node.triggers)
     return "\n".join(lines) + "\n"
 
 
@@ -135,7 +143,9 @@ def as_mermaid(plan: Plan) -> str:
     """The plan as a mermaid flowchart, left to right."""
     lines = ["flowchart LR", f'  n0(["{plan.name}.inputs"])']
     for title, index in _titles(plan):
-        shape = f'n{index}(["{plan.name}.outputs"])' if index == plan.output_index else f'n{index}["{title}"]'
+        batch = plan.nodes[index].batch
+        label = f"{title}<br/>{_rows(batch)}" if batch else title
+        shape = f'n{index}(["{plan.name}.outputs"])' if index == plan.output_index else f'n{index}["{label}"]'
         lines.append(f"  {shape}")
     for index, node in enumerate(plan.nodes):
         lines.extend(f"  n{edge.source} {_arrow('-->', edge)} n{index}" for edge in node.edges)
@@ -154,6 +164,7 @@ def as_data(plan: Plan) -> dict[str, Any]:
                 "join": str(node.join),
                 "sources": [_edge_data(plan, edge) for edge in node.edges],
                 **_triggers_data(plan, node),
+                **_batch_data(node),
             }
             for index, node in enumerate(plan.nodes)
         ],
@@ -161,7 +172,7 @@ def as_data(plan: Plan) -> dict[str, Any]:
 
 
 def _arrow(line: str, edge: Edge) -> str:
-    label = _taken(edge).strip()
+    label = (_taken(edge) + _next_round(edge)).strip()
     if edge.side is Side.INPUTS and edge.source != ENTRY:
         label = f"inputs {label}".strip()
     label = label.replace('"', "#quot;")
@@ -177,8 +188,13 @@ def _triggers_data(plan: Plan, node: Node) -> dict[str, Any]:
     }
 
 
+def _batch_data(node: Node) -> dict[str, Any]:
+    return {"batch": {"size": node.batch.size, "windowMs": node.batch.window_ms}} if node.batch else {}
+
+
 def _edge_data(plan: Plan, edge: Edge) -> dict[str, Any]:
-    return {"from": plan.reference(edge), "tensors": list(edge.tensors), "renames": dict(edge.renames)}
+    found = {"from": plan.reference(edge), "tensors": list(edge.tensors), "renames": dict(edge.renames)}
+    return {**found, "nextRound": True} if edge.back else found
 
 
 def _titles(plan: Plan) -> Iterator[tuple[str, int]]:
@@ -186,6 +202,25 @@ def _titles(plan: Plan) -> Iterator[tuple[str, int]]:
         yield plan.nodes[index].name, index
     if plan.output_index is not None:
         yield "output", plan.output_index
+
+
+def _manner(node: Node) -> str:
+    """How a step waits and is called, where there is something to tell."""
+    manners = [str(node.join)] if len(node.edges) > 1 else []
+    if node.batch:
+        manners.append(_rows(node.batch))
+    return f" ({', '.join(manners)})" if manners else ""
+
+
+def _rows(batch: Batch) -> str:
+    """A batch in words; either of its bounds may be absent."""
+    size = f" of {batch.size} rows" if batch.size else ""
+    window = f" within {batch.window_ms} ms" if batch.window_ms else ""
+    return f"batch{size}{window}"
+
+
+def _next_round(edge: Edge) -> str:
+    return " (next round)" if edge.back else ""
 
 
 def _taken(edge: Edge) -> str:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from engine.execution import Execution, Request
     from engine.kafka.budget import Budget
     from engine.kafka.checkpoint import Outlet
+    from engine.kafka.joins import Joiner
     from engine.kafka.leases import Lease, Poll, TopicPartition
     from engine.kafka.transport import ConsumerLoop
     from engine.settings import Settings
@@ -41,9 +42,10 @@ REQUEST_BYTES = 4096
 class Worker:
     """One member of one consumer group, running the plans of its inputs topics.
 
-    `routes` maps each inputs topic to its execution. The topics stay what they were at the start; their executions
-    may be replaced between two polls (`reroute`), and the old ones finish what they have read. Nothing is taken before
-    `opened` is set, though the group is joined.
+    `routes` maps each inputs topic to its execution; `joiner` makes requests for them from the topics of other
+    pipelines. The topics stay what they were at the start; their executions may be replaced between two polls
+    (`reroute`), and the old ones finish what they have read. Nothing is taken before `opened` is set, though the group
+    is joined.
     """
 
     def __init__(
@@ -55,8 +57,9 @@ class Worker:
         consumer_loop: ConsumerLoop,
         *,
         holds_fetches: bool,
+        joiner: Joiner | None = None,
     ) -> None:
-        self.group = group
+        self.group, self.joiner = group, joiner
         self.routes: dict[str, Execution] = {}
         self._retiring: list[Execution] = []
         self._settings, self._budget = settings, budget.share()
@@ -70,7 +73,11 @@ class Worker:
         """Begin, and join the group; `intake.assigned` tells when partitions are there. Raises BrokerUnavailable."""
         self.routes = dict(routes)
         self.checkpoints.start()
-        self._app.agent(self._app.inputs(list(routes)), name=self.group)(self._consume)
+        names = list(routes)
+        if self.joiner is not None:
+            self.joiner.start(self.intake.leases, self.checkpoints, self._budget)
+            names += self.joiner.topics
+        self._app.agent(self._app.inputs(names), name=self.group)(self._consume)
         try:
             await asyncio.wait_for(self._app.start(), client.CONNECT_TIMEOUT)
         except (KafkaError, TimeoutError, OSError) as error:
@@ -97,6 +104,8 @@ class Worker:
         Without `drain` nothing is waited for: the broker is gone for good.
         """
         self._draining = True
+        if self.joiner is not None:
+            await self.joiner.stop()
         try:
             if drain:
                 await asyncio.wait_for(self._drain(), DRAIN_SECONDS)
@@ -129,8 +138,15 @@ class Worker:
         if self._draining:
             return
         work, gap = self.intake.take(polled)
+        fed = []
         for lease, records in work:
-            self._begin(lease, records)
+            if lease.partition.topic in self.routes or self.joiner is None:
+                self._begin(lease, records)
+            else:
+                fed.append((lease, records))
+        for lease, records in fed:
+            if self.joiner is not None and not await self.joiner.take(lease, records):
+                gap = True
         if gap:
             await self.intake.place()
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 
-class CoPartitionedSticky(StickyPartitionAssignor):
+class CoPartitionedSticky(StickyPartitionAssignor):  # type: ignore[misc]  # aiokafka has no types
     """Equal partition numbers of all topics go to one member.
 
     aiokafka keeps the state of a member on the class: each consumer needs a subclass of its own.
@@ -28,11 +28,12 @@ class CoPartitionedSticky(StickyPartitionAssignor):
     def assign(
         cls, cluster: Any, members: Mapping[str, ConsumerProtocolMemberMetadata]
     ) -> dict[str, ConsumerProtocolMemberAssignment]:
-        """The partitions of each member. A topic that only some of them read (the others are about to) goes to those."""
+        """The partitions of each member; a topic that only some read, as the others are about to, goes to those."""
         read = {member: set(metadata.subscription) for member, metadata in members.items()}
         shared = [topic for topic in sorted(set.intersection(*read.values())) if cluster.partitions_for_topic(topic)]
         if not shared:
-            return super().assign(cluster, members)
+            alone: dict[str, ConsumerProtocolMemberAssignment] = super().assign(cluster, members)
+            return alone
         leader = max(shared, key=lambda topic: len(cluster.partitions_for_topic(topic)))
         narrowed = {
             member: ConsumerProtocolMemberMetadata(metadata.version, [leader], metadata.user_data)

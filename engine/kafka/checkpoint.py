@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from engine.execution import Request
     from engine.kafka.budget import Share
+    from engine.kafka.leases import Lease
     from engine.kafka.transport import Intake
     from engine.settings import Settings
 
@@ -70,7 +71,7 @@ class Outlet:
         except (KafkaError, TimeoutError, OSError) as error:
             log.warning("a broken producer did not stop: %s", error)
 
-    async def write(self, requests: Sequence[Request | _Early]) -> None:
+    async def write(self, requests: Sequence[_Unit | _Early]) -> None:
         """Write all records of these requests and wait until each is acknowledged. Raises KafkaError."""
         producer = await self.producer()
         batches: dict[tuple[str, int], list[Any]] = {}
@@ -111,6 +112,44 @@ class _Early:
         self.records, request.records = request.records, []
 
 
+class Made:
+    """One record that came of other than a request's own records: a pipeline's request, an error, a change of state.
+
+    Nothing can be put in its place when its topic does not take it.
+    """
+
+    __slots__ = ("key", "origin", "place", "records")
+
+    offset, size, replaced = None, 0, True
+
+    def __init__(
+        self,
+        origin: Lease,
+        place: str,
+        key: bytes | None,
+        record: tuple[str, int, bytes | None, list[tuple[str, bytes | None]]],
+    ) -> None:
+        self.origin, self.place, self.key, self.records = origin, place, key, [record]
+
+
+class Taken:
+    """Records of one partition that are finished once what was made of them is written, and after it `changes`.
+
+    offset   of the last of them, as the others are finished with it; None when no record but time caused the changes
+    """
+
+    __slots__ = ("changes", "offset", "origin", "place", "size")
+
+    key, records, replaced = None, (), True
+
+    def __init__(self, origin: Lease, place: str, offset: int | None, size: int, changes: Sequence[Made]) -> None:
+        self.origin, self.place, self.offset, self.size, self.changes = origin, place, offset, size, changes
+
+
+# What a checkpoint writes.
+_Unit: TypeAlias = "Request | Made | Taken"
+
+
 class Checkpoints:
     """The checkpoints of one worker.
 
@@ -119,7 +158,7 @@ class Checkpoints:
 
     def __init__(self, outlet: Outlet, intake: Intake, budget: Share, oversized: Callable[[Request], None]) -> None:
         self._outlet, self._intake, self._budget, self._oversized = outlet, intake, budget, oversized
-        self._pending: list[Request] = []
+        self._pending: list[_Unit] = []
         self._early: list[_Early] = []
         self._wake, self._moved = asyncio.Event(), asyncio.Event()
         self._empty = asyncio.Event()
@@ -136,7 +175,7 @@ class Checkpoints:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def finished(self, requests: Sequence[Request]) -> None:
+    def finished(self, requests: Sequence[_Unit]) -> None:
         """These requests are done: write their records, then free their offsets."""
         self._pending.extend(requests)
         self._empty.clear()
@@ -152,9 +191,13 @@ class Checkpoints:
         """Records were passed over: their offsets may be committed when there is time."""
         self._moved.set()
 
+    async def written(self) -> None:
+        """Wait until all that is finished is written."""
+        await self._empty.wait()
+
     async def drain(self) -> None:
         """Wait until all that is finished is written and committed."""
-        await self._empty.wait()
+        await self.written()
         await self._intake.commit()
 
     async def _write_loop(self) -> None:
@@ -166,14 +209,17 @@ class Checkpoints:
             # A lost partition's requests are its new owner's: writing them here would only double them.
             held = [request for request in requests if request.origin.held]
             await self._write([*(part for part in early if part.origin.held), *held])
+            # After the requests that they tell of: a crash in between makes one twice rather than never.
+            await self._write([change for unit in held if isinstance(unit, Taken) for change in unit.changes])
             for request in held:
-                request.origin.watermark.finish(request.offset)
+                if request.offset is not None:
+                    request.origin.watermark.finish(request.offset)
             self._budget.give(sum(request.size for request in requests))
             self._moved.set()
             if not self._pending and not self._early:
                 self._empty.set()
 
-    async def _write(self, requests: Sequence[Request | _Early]) -> None:
+    async def _write(self, requests: Sequence[_Unit | _Early]) -> None:
         """Write until it is done: a broker that is away is waited for."""
         while requests:
             try:
@@ -191,14 +237,14 @@ class Checkpoints:
                 continue
             return
 
-    async def _write_one_by_one(self, requests: Sequence[Request | _Early]) -> None:
+    async def _write_one_by_one(self, requests: Sequence[_Unit | _Early]) -> None:
         """Find out whose record is too large for its topic, and give its caller an error instead."""
         if len(requests) > 1:
             for request in requests:
                 await self._write([request])
             return
         request = requests[0]
-        if isinstance(request, _Early) or request.replaced:
+        if isinstance(request, (_Early, Made, Taken)) or request.replaced:
             log.error("the topics do not take what the request at %s gave; it is given up", request.place)
             return
         self._oversized(request)

@@ -9,7 +9,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
-from engine.errors import BrokerUnavailable
+from engine.errors import BrokerUnavailable, UnequalPartitions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -34,6 +34,9 @@ RETRY_BACKOFF_MS = 10
 
 # Apache Kafka answers a fetch as soon as there is a record, so its wait only bounds idle traffic.
 FETCH_WAIT_MS = 500
+
+# Where the embedded broker holds a fetch for its whole wait, this is as long as anybody should be held.
+SHORT_FETCH_WAIT_MS = 5
 
 # Answers are useless to callers who have gone; this only bounds what lies on the disk.
 REPLIES_RETENTION_MS = 10 * 60 * 1000
@@ -120,7 +123,7 @@ class FetchWait:
         if busy:
             self._busy = now
         quiet = now - self._busy
-        wait = 5 if quiet < 2 else 100 if quiet < 60 else FETCH_WAIT_MS  # noqa: PLR2004  seconds
+        wait = SHORT_FETCH_WAIT_MS if quiet < 2 else 100 if quiet < 60 else FETCH_WAIT_MS  # noqa: PLR2004  seconds
         reader._fetcher._fetch_max_wait_ms = wait  # noqa: SLF001  read anew for each fetch
 
 
@@ -149,7 +152,7 @@ class Topology:
     async def ensure(self, names: Iterable[str]) -> None:
         """Create the topics that are not there yet, with the namespace's number of partitions.
 
-        Raises BrokerUnavailable when one exists with another number: requests keep their partition number from
+        Raises UnequalPartitions when one exists with another number: requests keep their partition number from
         topic to topic, and joins need equal counts.
         """
         await self._create({name: {} for name in names}, self._settings.partitions)
@@ -157,6 +160,10 @@ class Topology:
     async def ensure_compacted(self, *names: str) -> None:
         """Create topics of one partition that keep the last record of each key."""
         await self._create({name: {"cleanup.policy": "compact"} for name in names}, 1)
+
+    async def ensure_changelogs(self, names: Iterable[str]) -> None:
+        """Create topics that keep the last record of each key, with the namespace's number of partitions."""
+        await self._create({name: {"cleanup.policy": "compact"} for name in names}, self._settings.partitions)
 
     async def ensure_replies(self, name: str) -> None:
         """Create the topic of answers to waiting callers, kept for minutes."""
@@ -186,7 +193,7 @@ class Topology:
                 raise unavailable(self._settings, error) from error
             for name, count in existing.items():
                 if count != partitions:
-                    raise BrokerUnavailable(
+                    raise UnequalPartitions(
                         f"topic {name} has {count} partitions and the namespace {partitions}; "
                         f"set --partitions {count}, or delete the topic"
                     )

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from engine.dataflow import plan
 from engine.dataflow.compiler import compile_pipeline
-from engine.errors import EngineError, ModelFailed, RuntimeUnavailable
+from engine.dataflow.external import compile_input
+from engine.errors import EngineError, ModelFailed, RuntimeUnavailable, UnequalPartitions
 from engine.execution import Execution
 from engine.kafka import client
 from engine.kafka.agents import Worker
 from engine.kafka.budget import Budget
 from engine.kafka.checkpoint import Outlet
+from engine.kafka.joins import Joiner
 from engine.kafka.registry import CREATING, FAILED, HEARTBEAT_SECONDS, READY, Loaded, State
 from engine.kafka.transport import ConsumerLoop
 from engine.protocol.record import Owner, Side
@@ -22,8 +24,9 @@ from engine.resources import Model, Pipeline
 from engine.runtimes import choice
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 
+    from engine.dataflow.external import Upstream
     from engine.kafka.client import Topology
     from engine.kafka.registry import Key, Registry
     from engine.protocol.columns import Columns
@@ -70,6 +73,8 @@ class Supervisor:
         self._models_worker: Worker | None = None
         # Pipelines that cannot be compiled here, as they came: nothing is to be done about them until they change.
         self._refused: dict[str, Loaded] = {}
+        # Resources whose topics have another number of partitions than the namespace, and the words for it.
+        self._unequal: dict[Key, str] = {}
         # Every worker that was made and not stopped: one whose job is cancelled while it starts must be stopped too.
         self._living: set[Worker] = set()
         self._told: dict[Key, State] = {}
@@ -153,7 +158,7 @@ class Supervisor:
         resources = dict(self._registry.view.resources)
         models = {key[1]: loaded for key, loaded in resources.items() if isinstance(loaded.resource, Model)}
         pipelines = {key[1]: loaded for key, loaded in resources.items() if isinstance(loaded.resource, Pipeline)}
-        await self._topology.ensure(self._topic_names(models, pipelines))
+        await self._ensure_topics(resources)
         for name, loaded in models.items():
             if self._loaded_model(name) != loaded:
                 self._begin(("model", name), self._load_model(loaded))
@@ -211,10 +216,36 @@ class Supervisor:
             del self._jobs[key]
         self._changed.set()
 
-    def _topic_names(self, models: dict[str, Loaded], pipelines: dict[str, Loaded]) -> list[str]:
-        steps = {name for loaded in pipelines.values() for name in _steps(loaded)}
-        owners = [(Owner.MODEL, name) for name in {*models, *steps}] + [(Owner.PIPELINE, name) for name in pipelines]
-        return [self._topics.of(owner, name, side) for owner, name in owners for side in Side]
+    async def _ensure_topics(self, resources: Mapping[Key, Loaded]) -> None:
+        """Create every topic that the resources need, and find out which of them cannot work with what is there."""
+        needs = {key: self._needs(loaded) for key, loaded in resources.items()}
+        joins = [self._topics.joins(key[1]) for key, loaded in resources.items() if _joins(loaded)]
+        self._unequal = {}
+        try:
+            await self._topology.ensure({name for names in needs.values() for name in names})
+            await self._topology.ensure_changelogs(joins)
+        except UnequalPartitions:
+            for key, names in needs.items():
+                try:
+                    await self._topology.ensure(names)
+                    await self._topology.ensure_changelogs(
+                        [self._topics.joins(key[1])] if _joins(resources[key]) else []
+                    )
+                except UnequalPartitions as error:
+                    self._unequal[key] = str(error)
+
+    def _needs(self, loaded: Loaded) -> list[str]:
+        """The topics of a resource: its own, and those of what it reads and writes."""
+        resource = loaded.resource
+        if isinstance(resource, Model):
+            return [self._topics.of(Owner.MODEL, resource.name, side) for side in Side]
+        owners = [(Owner.PIPELINE, resource.name), *((Owner.MODEL, step.name) for step in resource.steps)]
+        upstream = compile_input(resource)[0]
+        sources = upstream.sources if upstream is not None else ()
+        return [
+            *(self._topics.of(owner, name, side) for owner, name in owners for side in Side),
+            *(self._topics.of(source.owner, source.name, source.side) for source in sources),
+        ]
 
     def _loaded_model(self, name: str) -> Loaded | None:
         found = self._runtimes.get(name) or self._failed.get(name)
@@ -235,6 +266,9 @@ class Supervisor:
         """Load a model; the old one answers until the new one does, and goes on if the new one cannot."""
         model = loaded.resource
         assert isinstance(model, Model)
+        if loaded.key in self._unequal:
+            self._failed[model.name] = (loaded, self._unequal[loaded.key])
+            return
         await self._tell(loaded, CREATING, "loading")
         folder = Path(loaded.folder)
         try:
@@ -257,7 +291,8 @@ class Supervisor:
             self._retire(old[1])
 
     def _models_topics(self, models: Iterable[str]) -> dict[str, str]:
-        return {self._topics.of(Owner.MODEL, name, Side.INPUTS): name for name in models}
+        usable = (name for name in models if ("model", name) not in self._unequal)
+        return {self._topics.of(Owner.MODEL, name, Side.INPUTS): name for name in usable}
 
     def _models_worker_stale(self, models: Iterable[str]) -> bool:
         worker, wanted = self._models_worker, self._models_topics(models)
@@ -283,11 +318,13 @@ class Supervisor:
         assert isinstance(pipeline, Pipeline)
         name = pipeline.name
         compiled, problems = compile_pipeline(pipeline)
-        if compiled is None:
+        upstream, faults = compile_input(pipeline)
+        reasons = [self._unequal.get(loaded.key, ""), *(problem.message for problem in (*problems, *faults))]
+        if compiled is None or any(reasons):
             self._refused[name] = loaded
-            await self._tell(loaded, FAILED, problems[0].message)
+            await self._tell(loaded, FAILED, next(filter(None, reasons)))
             return
-        if name in self._workers and self._workers[name][1].crashed:
+        if name in self._workers and not _goes_on(self._workers[name][1], upstream):
             await self._stop_pipeline(name)
         topic = self._topics.of(Owner.PIPELINE, name, Side.INPUTS)
         if name in self._workers:
@@ -295,9 +332,14 @@ class Supervisor:
             worker.reroute({topic: self._execution(compiled, loaded.version, Owner.PIPELINE, worker)})
         else:
             await self._tell(loaded, CREATING, "joining its consumer group")
-            worker = self._new_worker(self._topics.group(Owner.PIPELINE, name))
+            worker = self._new_worker(self._topics.group(Owner.PIPELINE, name), self._joiner(name, upstream))
             await worker.start({topic: self._execution(compiled, loaded.version, Owner.PIPELINE, worker)})
         self._workers[name] = (loaded, worker)
+
+    def _joiner(self, name: str, upstream: Upstream | None) -> Joiner | None:
+        if upstream is None:
+            return None
+        return Joiner(name, upstream, self._topics, self._settings, self._request_ids.new, self._clock)
 
     async def _stop_pipeline(self, name: str) -> None:
         _, worker = self._workers.pop(name)
@@ -307,7 +349,7 @@ class Supervisor:
         await worker.stop()
         self._living.discard(worker)
 
-    def _new_worker(self, group: str) -> Worker:
+    def _new_worker(self, group: str, joiner: Joiner | None = None) -> Worker:
         worker = Worker(
             group,
             self._settings,
@@ -315,6 +357,7 @@ class Supervisor:
             self._budget,
             self._consumer_loop,
             holds_fetches=self._topology.holds_fetches,
+            joiner=joiner,
         )
         self._living.add(worker)
         return worker
@@ -383,6 +426,17 @@ class Supervisor:
         said = State(loaded.key, self._instance, loaded.version, state, reason, self._clock())
         self._told[loaded.key] = said
         await self._registry.tell(said)
+
+
+def _joins(loaded: Loaded) -> bool:
+    """Whether a resource is a pipeline that joins what others give."""
+    upstream = compile_input(loaded.resource)[0] if isinstance(loaded.resource, Pipeline) else None
+    return upstream is not None and upstream.joins
+
+
+def _goes_on(worker: Worker, upstream: Upstream | None) -> bool:
+    """Whether a running worker can take a new version: it lives, and what it reads of others has not changed."""
+    return not worker.crashed and (worker.joiner.upstream if worker.joiner is not None else None) == upstream
 
 
 def _steps(loaded: Loaded) -> list[str]:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import aiokafka
 import faust
-from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 from aiokafka.structs import OffsetAndMetadata
 from faust.tables import TableManager
@@ -21,6 +20,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types.tuples import TP, ConsumerMessage
 
 from engine.kafka import client
+from engine.kafka.assignor import CoPartitionedSticky
 from engine.kafka.leases import Leases, Membership, Poll, TopicPartition
 from engine.protocol.record import STEP
 
@@ -118,8 +118,8 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
 
     def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:  # noqa: ARG002  Faust's signature
         settings: Settings = self.app.settings
-        # The sticky assignor keeps its state on the class, so each consumer gets a class of its own.
-        self._assignor = type("Sticky", (StickyPartitionAssignor,), {})
+        # The assignor keeps its state on the class, so each consumer gets a class of its own.
+        self._assignor = type("Sticky", (CoPartitionedSticky,), {})
         session_ms = int(settings.session_timeout * 1000)
         return aiokafka.AIOKafkaConsumer(
             **client.connection(settings),

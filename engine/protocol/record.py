@@ -35,15 +35,18 @@ ERROR_CODES: dict[type[errors.RequestError], str] = {
     errors.UnknownResource: "NOT_FOUND",
     errors.NoOutput: "FAILED_PRECONDITION",
     errors.NoAnswer: "FAILED_PRECONDITION",
+    errors.TooManyVisits: "FAILED_PRECONDITION",
     errors.TooLarge: "RESOURCE_EXHAUSTED",
     errors.Overloaded: "RESOURCE_EXHAUSTED",
     errors.ModelFailed: "INTERNAL",
     errors.Unreachable: "UNAVAILABLE",
     errors.TimedOut: "DEADLINE_EXCEEDED",
 }
-# What a name on the wire means to a caller: a reply never says "no output" or "overloaded", the gateway does.
+# What a name on the wire means to a caller, where several share it: a reply never says "no output" or "overloaded",
+# the gateway does; and too many visits are one way to end without an answer, told apart by their text.
+_SHARED = (errors.NoOutput, errors.TooManyVisits, errors.Overloaded)
 _ERRORS_BY_CODE: dict[str, type[errors.RequestError]] = {
-    code: kind for kind, code in ERROR_CODES.items() if kind not in (errors.NoOutput, errors.Overloaded)
+    code: kind for kind, code in ERROR_CODES.items() if kind not in _SHARED
 }
 
 
@@ -101,6 +104,10 @@ class Topics:
     def replies(self) -> str:
         """Where answers to waiting callers are written."""
         return f"{self.prefix}.{self.namespace}.replies"
+
+    def joins(self, pipeline: str) -> str:
+        """The compacted topic of what a pipeline that others feed has and waits for partners of."""
+        return f"{self.prefix}.{self.namespace}.{Owner.PIPELINE}.{pipeline}.joins"
 
     @property
     def resources(self) -> str:

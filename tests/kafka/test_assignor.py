@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from aiokafka.coordinator.protocol import ConsumerProtocolMemberMetadata
+from typing import TYPE_CHECKING, Any
 
 from engine.kafka.assignor import CoPartitionedSticky
+
+if TYPE_CHECKING:
+    from aiokafka.coordinator.protocol import ConsumerProtocolMemberMetadata
 
 Shares = dict[str, dict[str, list[int]]]
 

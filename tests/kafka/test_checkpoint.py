@@ -11,7 +11,7 @@ from aiokafka.errors import KafkaConnectionError, MessageSizeTooLargeError
 
 from engine.kafka import checkpoint
 from engine.kafka.budget import Budget
-from engine.kafka.checkpoint import Checkpoints, Outlet
+from engine.kafka.checkpoint import Checkpoints, Made, Outlet, Taken
 from engine.kafka.leases import Lease, TopicPartition, Watermark
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ class FakeOutlet:
 
     def __init__(self) -> None:
         self.written: list[list[int]] = []
+        self.topics: list[list[str]] = []
         self.errors: list[Exception] = []
         self.tries = 0
         self.gate = asyncio.Event()
@@ -47,6 +48,7 @@ class FakeOutlet:
         if any(request.records and request.records[0][2] == b"too large" for request in requests):
             raise MessageSizeTooLargeError
         self.written.append([getattr(request, "offset", -1) for request in requests])
+        self.topics.append([record[0] for request in requests for record in request.records])
 
 
 class FakeIntake:
@@ -310,3 +312,35 @@ async def test_what_is_answered_early_is_written_and_its_offset_stays() -> None:
         bench.checkpoints.finished([request])
         await bench.drain()
     assert bench.lease.watermark.idle
+
+
+async def test_a_change_of_state_is_written_after_what_it_tells_of_and_before_the_offset_is_free() -> None:
+    async with running() as bench:
+        lease = bench.lease
+        lease.watermark.take([4], 5)
+        change = Made(lease, "in [0]", b"k", ("state", 0, b"s", []))
+        bench.checkpoints.finished(
+            [Made(lease, "in [0]", b"k", ("out", 0, b"r", [])), Taken(lease, "in [0]", 4, 0, [change])]
+        )
+        await bench.drain()
+        assert bench.outlet.topics == [["out"], ["state"]]
+        assert bench.intake.commits[-1] == 5
+
+
+async def test_changes_that_time_alone_caused_free_no_offset() -> None:
+    async with running() as bench:
+        bench.lease.watermark.take([4], 5)
+        change = Made(bench.lease, "in [0]", b"k", ("state", 0, None, []))
+        bench.checkpoints.finished([Taken(bench.lease, "in [0]", None, 0, [change])])
+        await bench.drain()
+        assert bench.lease.watermark.offset == 4
+        assert bench.outlet.topics[-1] == ["state"]
+
+
+async def test_what_a_lost_partition_made_is_not_written_nor_its_changes() -> None:
+    async with running() as bench:
+        bench.lease.held = False
+        made = Made(bench.lease, "in [0]", b"k", ("out", 0, b"r", []))
+        bench.checkpoints.finished([made, Taken(bench.lease, "in [0]", 4, 0, [made])])
+        await bench.drain()
+        assert [write for write in bench.outlet.topics if write] == []
