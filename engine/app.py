@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.dataflow.compiler import compile_pipeline
+from engine.dataflow.external import check_upstreams, compile_input
 from engine.errors import BrokerUnavailable, InvalidResources
 from engine.gateway.inference import DataPlane
 from engine.gateway.server import Gateway
@@ -55,16 +56,37 @@ class Named:
     folders: dict[Key, str]
 
 
-def read(paths: Iterable[str | Path]) -> Named:
-    """The resources of these files and folders. Raises InvalidResources with every fault in them."""
+def read(paths: Iterable[str | Path], *, alone: bool = False) -> Named:
+    """The resources of these files and folders. Raises InvalidResources with every fault in them.
+
+    `alone`: there is nothing else that their pipelines could read; otherwise `check_fed` tells what they lack.
+    """
     resources, problems = load(paths)
     problems += check(resources)
+    if alone:
+        faulty = [resource for resource in resources.faulty if isinstance(resource, Pipeline)]
+        problems += check_upstreams(resources.pipelines, faulty)
     if problems:
-        told: list[Problem] = [*problems, *_check_faulty(resources, problems)]
-        told.sort(key=lambda problem: (problem.place.file, problem.place.line, problem.place.column))
-        raise InvalidResources(told)
+        raise _invalid([*problems, *_check_faulty(resources, problems)])
     found: tuple[Model | Pipeline, ...] = (*resources.models, *resources.pipelines)
     return Named(found, {reg.key_of(resource): folder_of(resource) for resource in found})
+
+
+def check_fed(named: Named, view: reg.View) -> None:
+    """Whether each pipeline that others feed finds them, here or loaded already, and none feeds itself.
+
+    Raises InvalidResources with every fault.
+    """
+    wanted = [resource for resource in named.resources if isinstance(resource, Pipeline)]
+    present = [loaded.resource for loaded in view.resources.values() if isinstance(loaded.resource, Pipeline)]
+    problems = check_upstreams(wanted, present)
+    if problems:
+        raise _invalid(problems)
+
+
+def _invalid(problems: list[Problem]) -> InvalidResources:
+    problems.sort(key=lambda problem: (problem.place.file, problem.place.line, problem.place.column))
+    return InvalidResources(problems)
 
 
 def check(resources: Resources) -> list[Problem]:
@@ -88,7 +110,9 @@ def _check_faulty(resources: Resources, told: Iterable[Problem]) -> list[Problem
 def _check_one(resource: Model | Pipeline | Experiment) -> list[Problem]:
     if isinstance(resource, Model):
         return choice.check(resource)
-    return compile_pipeline(resource)[1] if isinstance(resource, Pipeline) else []
+    if isinstance(resource, Pipeline):
+        return [*compile_pipeline(resource)[1], *compile_input(resource)[1]]
+    return []
 
 
 def folder_of(resource: Model | Pipeline | Experiment) -> str:
@@ -192,6 +216,7 @@ class Process:
         self.registry = Registry(self.settings, self.topics, self._changed)
         self._stops.append(self.registry.stop)
         await self.registry.start(self.topology)
+        check_fed(self.named, self.registry.view)
         await self.registry.load(self.named.resources, self.named.folders)
         if self.parts.worker:
             await self._start_worker()

@@ -156,9 +156,12 @@ def _read(path: str, kind: str | None) -> Named:
 
 
 def _load(path: str, flags: dict[str, Any], kind: str | None) -> None:
+    from engine import app
+
     named = _read(path, kind)
 
     async def write(registry: Registry) -> int:
+        app.check_fed(named, registry.view)
         return len(await registry.load(named.resources, named.folders))
 
     for _ in range(_with_registry(options.settings(flags, default_broker=True), write)):

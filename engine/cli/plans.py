@@ -14,6 +14,8 @@ from engine.errors import UnknownResource
 
 if TYPE_CHECKING:
     from engine.app import Named
+    from engine.dataflow.external import Upstream
+    from engine.dataflow.plan import Plan
     from engine.resources import Pipeline
     from engine.trial import Passed
 
@@ -35,16 +37,14 @@ def graph(path: str, name: str | None, style: str) -> None:
       seldon pipeline graph pipelines/conditional.yaml --format mermaid
     """  # noqa: D301  click's own mark for a paragraph that is not to be wrapped
     from engine import app
-    from engine.dataflow import plan
     from engine.dataflow.compiler import compile_pipeline
+    from engine.dataflow.external import compile_input
 
     for pipeline in _pipelines(app.read([path]), name):
         compiled, _ = compile_pipeline(pipeline)
+        upstream, _ = compile_input(pipeline)
         assert compiled is not None, "app.read refuses what does not compile"
-        if style == "json":
-            click.echo(json.dumps(plan.as_data(compiled)))
-        else:
-            click.echo((plan.as_mermaid if style == "mermaid" else plan.as_text)(compiled), nl=False)
+        click.echo(_drawn(compiled, upstream, style), nl=False)
 
 
 @click.command("try")
@@ -86,6 +86,23 @@ def try_(path: str, name: str | None, data: str | None, file_path: Path | None, 
             click.echo("\n".join(_lines(part)))
     if error is not None:
         raise error
+
+
+def _drawn(compiled: Plan, upstream: Upstream | None, style: str) -> str:
+    """A plan, and before it what the pipeline takes of others."""
+    from engine.dataflow import external, plan
+
+    if style == "json":
+        data = plan.as_data(compiled)
+        if upstream is not None:
+            data["input"] = external.as_data(upstream)
+        return json.dumps(data) + "\n"
+    drawn = plan.as_mermaid(compiled) if style == "mermaid" else plan.as_text(compiled)
+    if upstream is None:
+        return drawn
+    title, lines = drawn.split("\n", 1)
+    fed = external.as_mermaid(upstream) if style == "mermaid" else external.as_text(upstream)
+    return f"{title}\n{lines}{fed}" if style == "mermaid" else f"{title}\n{fed}{lines}"
 
 
 def _read(path: Path | None) -> bytes:

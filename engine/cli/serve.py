@@ -82,7 +82,7 @@ def _serve(paths: tuple[str, ...], flags: dict[str, Any], *, broker: bool, worke
     from engine import app
 
     settings = options.settings(flags, default_broker=not broker)
-    named = app.read(paths)
+    named = app.read(paths, alone=broker and not settings.kafka_broker)
     _log(settings)
     process = app.Process
     console = Console(stderr=True, highlight=False)

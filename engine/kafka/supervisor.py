@@ -373,6 +373,7 @@ class Supervisor:
             worker.checkpoints.answered,
             timeout=self._settings.request_timeout,
             max_message_bytes=self._settings.max_message_bytes,
+            batch_max_wait=self._settings.batch_max_wait,
             new_request_id=self._request_ids.new,
         )
 

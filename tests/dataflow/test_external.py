@@ -1,0 +1,238 @@
+"""External references: what they complete to, and every refusal with its exact words and place."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from engine.dataflow.external import Source, Upstream, as_data, as_mermaid, as_text, check_upstreams, compile_input
+from engine.dataflow.plan import Edge
+from engine.protocol.record import Owner, Side
+from engine.resources import Join, Pipeline, documents, parse
+
+HEAD = "apiVersion: mlops.seldon.io/v1alpha1\nkind: Pipeline\nmetadata:\n  name: {name}\nspec:\n"
+TAIL = "  steps: [{name: score}]\n  output: {steps: [score]}\n"
+
+INPUTS, OUTPUTS = Side.INPUTS, Side.OUTPUTS
+SUMS = Source("sums", Owner.PIPELINE, "sums", OUTPUTS)
+
+
+def read(spec: str, name: str = "fraud") -> Pipeline:
+    found, faults = documents(HEAD.format(name=name) + spec, f"{name}.yaml")
+    assert faults == []
+    resource, problems = parse(found[0])
+    assert problems == []
+    assert isinstance(resource, Pipeline)
+    return resource
+
+
+def fed(*lines: str, name: str = "fraud", tail: str = TAIL) -> Pipeline:
+    """A pipeline with these lines in its `input`."""
+    return read("".join(["  input:\n", *(f"    {line}\n" for line in lines), tail]), name)
+
+
+def upstream(*lines: str) -> Upstream:
+    found, problems = compile_input(fed(*lines))
+    assert problems == []
+    assert found is not None
+    return found
+
+
+def refusals(*lines: str) -> list[str]:
+    """The headlines and hints of all problems, with lines counted from the first of the input's fields."""
+    found, problems = compile_input(fed(*lines))
+    assert found is None
+    return [f"{p.place.line - 6}:{p.place.column}: {p.message}" + (f" ({p.hint})" if p.hint else "") for p in problems]
+
+
+def across(*pipelines: Pipeline, present: tuple[Pipeline, ...] = ()) -> list[str]:
+    return [f"{p.place}: {p.message}" + (f" ({p.hint})" if p.hint else "") for p in check_upstreams(pipelines, present)]
+
+
+def plain(name: str, step: str = "score", output: str = "") -> Pipeline:
+    return read(f"  steps: [{{name: {step}}}]\n{output or f'  output: {{steps: [{step}]}}'}\n", name)
+
+
+def test_a_pipeline_without_an_input_takes_nothing_of_others() -> None:
+    assert compile_input(plain("sums")) == (None, [])
+
+
+@pytest.mark.parametrize(
+    ("reference", "source", "tensors"),
+    [
+        ("sums", SUMS, ()),
+        ("sums.outputs", SUMS, ()),
+        ("sums.inputs", Source("sums", Owner.PIPELINE, "sums", INPUTS), ()),
+        ("sums.outputs.x", SUMS, ("x",)),
+        ("sums.step.plus", Source("sums", Owner.MODEL, "plus", OUTPUTS), ()),
+        ("sums.step.plus.inputs", Source("sums", Owner.MODEL, "plus", INPUTS), ()),
+        ("sums.step.plus.outputs.x", Source("sums", Owner.MODEL, "plus", OUTPUTS), ("x",)),
+    ],
+)
+def test_a_reference_is_completed(reference: str, source: Source, tensors: tuple[str, ...]) -> None:
+    found = upstream(f"externalInputs: [{reference}]")
+    assert (found.sources, found.edges) == ((source,), (Edge(0, source.side, tensors),))
+
+
+def test_a_lone_source_needs_no_key_and_several_do() -> None:
+    assert not upstream("externalInputs: [sums.outputs.x, sums.outputs.y]").joins
+    assert upstream("externalInputs: [sums]", "externalTriggers: [gate]").joins
+
+
+def test_the_window_is_a_minute_unless_it_is_said() -> None:
+    assert upstream("externalInputs: [sums]").window == 60
+    assert upstream("externalInputs: [sums]", "joinWindowMs: 0").window == 60
+    assert upstream("externalInputs: [sums]", "joinWindowMs: 1500").window == 1.5
+
+
+def test_tensors_of_one_source_that_must_all_be_there_are_one_edge() -> None:
+    found = upstream("externalInputs: [sums.outputs.x, other, sums.outputs.y]")
+    assert [edge.tensors for edge in found.edges] == [("x", "y"), ()]
+
+
+def test_tensors_of_one_source_that_need_not_all_be_there_are_edges_of_their_own() -> None:
+    found = upstream("externalInputs: [sums.outputs.x, sums.outputs.y]", "joinType: any")
+    assert [(edge.source, edge.tensors) for edge in found.edges] == [(0, ("x",)), (0, ("y",))]
+
+
+def test_joins_of_data_and_triggers_are_each_their_own() -> None:
+    found = upstream("externalInputs: [sums]", "externalTriggers: [a, b]", "joinType: outer", "triggersJoinType: any")
+    assert (found.join, found.triggers_join, len(found.triggers)) == (Join.OUTER, Join.ANY, 2)
+
+
+def test_a_tensor_map_goes_with_the_source_it_names() -> None:
+    found = upstream("externalInputs: [sums, a.step.s]", "tensorMap: {sums.outputs.x: u, a.step.s.outputs.y: v}")
+    assert [edge.renames for edge in found.edges] == [(("x", "u"),), (("y", "v"),)]
+
+
+GRAMMAR = "write <pipeline> or <pipeline>.step.<step>, then .inputs or .outputs, and .<tensor> for one tensor of it"
+
+
+@pytest.mark.parametrize(
+    "reference", ["sums.output", "sums.step", "sums.step.a.b", "sums.outputs.x.y", "sums..x", "a.step.s.outputs.x.y"]
+)
+@pytest.mark.parametrize("field", ["externalInputs", "externalTriggers"])
+def test_what_is_no_reference_is_refused(field: str, reference: str) -> None:
+    lines = [f"{field}: [{reference}]"] + (["externalInputs: [sums]"] if field == "externalTriggers" else [])
+    message = f'the input of pipeline "fraud" reads "{reference}", which is no reference'
+    assert refusals(*lines) == [f"1:{len(field) + 8}: {message} ({GRAMMAR})"]
+
+
+def test_a_pipeline_does_not_feed_itself() -> None:
+    assert refusals("externalInputs: [fraud.step.score]") == [
+        (
+            '1:22: the input of pipeline "fraud" reads "fraud.step.score", which is its own '
+            "(steps read their own pipeline; the input names others)"
+        )
+    ]
+
+
+def test_a_rename_of_what_is_not_read_is_refused_with_the_nearest_source() -> None:
+    lines = ["externalInputs: [sums.outputs.x]", "tensorMap:", "  sum.outputs.x: u", "  sums.outputs.y: v"]
+    assert refusals(*lines) == [
+        (
+            '3:7: the input of pipeline "fraud" renames "sum.outputs.x", but does not read it '
+            '(did you mean "sums.outputs"?)'
+        ),
+        (
+            '4:7: the input of pipeline "fraud" renames "sums.outputs.y", but does not read it '
+            "(write <pipeline>.outputs.<tensor> or <pipeline>.step.<step>.outputs.<tensor>)"
+        ),
+    ]
+
+
+def test_pipelines_that_feed_each_other_in_a_row_are_sound() -> None:
+    first, second = plain("sums"), fed("externalInputs: [sums]", name="second")
+    third = fed("externalInputs: [second.step.score, sums.outputs]", name="third")
+    assert across(third, second, first) == []
+    assert across(third, present=(first, second)) == []
+
+
+def test_an_unknown_pipeline_is_refused_with_the_nearest() -> None:
+    assert across(fed("externalInputs: [sum]"), plain("sums")) == [
+        (
+            'fraud.yaml:7:22: the input of pipeline "fraud" reads "sum.outputs"; no pipeline has that name '
+            '(did you mean "sums"?)'
+        )
+    ]
+    assert across(fed("externalInputs: [zzz]")) == [
+        (
+            'fraud.yaml:7:22: the input of pipeline "fraud" reads "zzz.outputs"; no pipeline has that name '
+            "(load it first, or in the same call)"
+        )
+    ]
+
+
+def test_an_unknown_step_of_a_pipeline_is_refused_with_the_nearest() -> None:
+    assert across(fed("externalInputs: [sums]", "externalTriggers: [sums.step.scor]"), plain("sums")) == [
+        (
+            'fraud.yaml:8:24: the input of pipeline "fraud" reads "sums.step.scor.outputs"; '
+            'pipeline "sums" has no step of that name (did you mean "score"?)'
+        )
+    ]
+
+
+def test_the_answers_of_a_pipeline_without_an_output_are_refused() -> None:
+    silent = plain("sums", output="  maxStepRevisits: 0")
+    assert across(fed("externalInputs: [sums]"), silent) == [
+        (
+            'fraud.yaml:7:22: the input of pipeline "fraud" reads "sums.outputs"; pipeline "sums" has no output '
+            "(give it an output, or read one of its steps)"
+        )
+    ]
+    assert across(fed("externalInputs: [sums.step.score, sums.inputs]"), silent) == []
+
+
+def test_pipelines_that_feed_each_other_in_a_cycle_are_refused_once() -> None:
+    ring = [fed(f"externalInputs: [{other}]", name=name) for name, other in (("a", "b"), ("b", "c"), ("c", "a"))]
+    reader = fed("externalInputs: [a]", name="reader")
+    assert across(*ring, reader) == [
+        "a.yaml:7:22: pipelines a, b, c feed each other in a cycle (a record would go round for ever)"
+    ]
+
+
+def test_a_cycle_with_what_is_loaded_already_is_told_where_it_is_closed() -> None:
+    present = (fed("externalInputs: [b]", name="a"),)
+    assert across(
+        fed("externalTriggers: [a]", "externalInputs: [other]", name="b"), plain("other"), present=present
+    ) == ["b.yaml:7:24: pipelines b, a feed each other in a cycle (a record would go round for ever)"]
+
+
+def test_thousands_of_pipelines_are_checked_in_no_time() -> None:
+    chain = [plain("p0"), *(fed(f"externalInputs: [p{n - 1}]", name=f"p{n}") for n in range(1, 2000))]
+    since = time.perf_counter()
+    assert check_upstreams(chain) == []
+    assert time.perf_counter() - since < 1
+
+
+def test_a_reference_of_10_kb_is_refused_in_no_time() -> None:
+    pipeline = fed(f"externalInputs: [{'x.' * 5000}]")
+    since = time.perf_counter()
+    assert len(compile_input(pipeline)[1]) == 1
+    assert time.perf_counter() - since < 1
+
+
+def test_an_input_is_drawn_in_every_form() -> None:
+    found = upstream(
+        "externalInputs: [sums.outputs.x, other]", "externalTriggers: [gate]", "tensorMap: {sums.outputs.x: u}"
+    )
+    assert as_text(found).splitlines() == [
+        "  input (inner, by key within 60 s)",
+        "    <- sums.outputs x as u",
+        "    <- other.outputs",
+        "    triggered by",
+        "    <~ gate.outputs",
+    ]
+    assert as_mermaid(found).splitlines() == [
+        '  u0(["sums.outputs"])',
+        '  u1(["other.outputs"])',
+        '  u2(["gate.outputs"])',
+        '  u0 -->|"x as u"| n0',
+        "  u1 --> n0",
+        "  u2 -.-> n0",
+    ]
+    assert as_data(found)["sources"] == [
+        {"from": "sums.outputs", "tensors": ["x"], "renames": {"x": "u"}},
+        {"from": "other.outputs", "tensors": [], "renames": {}},
+    ]
