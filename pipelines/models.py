@@ -1,5 +1,7 @@
 """The Python models of the sample pipelines: functions from numpy arrays to numpy arrays."""
 
+import time
+
 import numpy as np
 
 
@@ -26,3 +28,30 @@ def add10(INPUT: np.ndarray) -> dict[str, np.ndarray]:  # noqa: N803  the tensor
 def mul10(INPUT: np.ndarray) -> dict[str, np.ndarray]:  # noqa: N803  the tensor's name
     """Ten times as much."""
     return {"OUTPUT": INPUT * 10}
+
+
+def late_mul10(INPUT: np.ndarray) -> dict[str, np.ndarray]:  # noqa: N803  the tensor's name
+    """Ten times as much, a second later."""
+    time.sleep(1)
+    return {"OUTPUT": INPUT * 10}
+
+
+def either(QUICK: np.ndarray | None = None, LATE: np.ndarray | None = None) -> dict[str, np.ndarray]:  # noqa: N803
+    """The sum of what there is."""
+    return {"OUTPUT": sum(tensor for tensor in (QUICK, LATE) if tensor is not None)}
+
+
+def total(OUTPUT0: np.ndarray, OUTPUT1: np.ndarray, TENFOLD: np.ndarray, SEEN: np.ndarray) -> dict[str, np.ndarray]:  # noqa: N803
+    """The sum of four tensors, each of another source."""
+    return {"TOTAL": OUTPUT0 + OUTPUT1 + TENFOLD + SEEN}
+
+
+def count(INPUT: np.ndarray) -> dict[str, np.ndarray]:  # noqa: N803  the tensor's name
+    """One more; `more` says that it is under five, `enough` that it is not."""
+    counted = INPUT + 1
+    return {"OUTPUT": counted, "more" if counted.max() < 5 else "enough": np.ones(1, np.int32)}  # noqa: PLR2004
+
+
+def same(INPUT: np.ndarray) -> dict[str, np.ndarray]:  # noqa: N803  the tensor's name
+    """What came in."""
+    return {"OUTPUT": INPUT}
