@@ -10,7 +10,8 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-from engine.dataflow.gather import Answer, Call, Gather, Progress, Wait
+from engine.calls import Calls
+from engine.dataflow.gather import Answer, Call, Done, Gather, Progress, Refused
 from engine.errors import ModelFailed, NoAnswer, RequestError, TooLarge
 from engine.protocol import columns as col
 from engine.protocol import rest_json
@@ -35,7 +36,7 @@ from engine.protocol.record import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from engine.dataflow.gather import Instruction
+    from engine.dataflow.gather import Instruction, Wait
     from engine.dataflow.plan import Plan
     from engine.protocol.columns import Columns, Kind
     from engine.protocol.record import Headers
@@ -139,15 +140,15 @@ class Execution:
         answered: AnsweredEarly,
         *,
         timeout: float,
+        batch_max_wait: float,
         max_message_bytes: int,
         new_request_id: Callable[[], str],
     ) -> None:
         self.plan, self.version, self.owner, self.topics = plan, version, owner, topics
         self._gather = Gather(plan)
-        self._runtime_of, self._finished, self._answered_early = runtime_of, finished, answered
-        self._timeout, self._max_message_bytes = timeout, max_message_bytes
-        self._new_request_id = new_request_id
-        self._calls: set[asyncio.Task[None]] = set()
+        self._calls = Calls(plan, runtime_of, self._take, timeout=timeout, batch_max_wait=batch_max_wait)
+        self._finished, self._answered_early = finished, answered
+        self._max_message_bytes, self._new_request_id = max_message_bytes, new_request_id
         self._waits: set[asyncio.TimerHandle] = set()
         self._own_headers = self._headers_of_plan()
         self._step_topics = self._topics_of_steps()
@@ -157,8 +158,8 @@ class Execution:
 
     @property
     def idle(self) -> bool:
-        """Whether no call is out."""
-        return not self._calls
+        """Whether no call is out, and none waits for others."""
+        return self._calls.idle
 
     def new_request(
         self,
@@ -190,15 +191,17 @@ class Execution:
         """Why a request that is done has no answer."""
         return self._gather.outcome(request)
 
+    def flush(self) -> None:
+        """Make the calls that wait for others to be made with."""
+        self._calls.flush()
+
     async def drain(self) -> None:
-        """Wait until every call that is out has ended."""
-        while self._calls:
-            await asyncio.wait(self._calls)
+        """Make every call that waits, and wait until all have ended."""
+        await self._calls.drain()
 
     def cancel(self) -> None:
-        """Give up every call that is out; their requests never finish."""
-        for call in self._calls:
-            call.cancel()
+        """Give up every call that is out or waits; their requests never finish."""
+        self._calls.cancel()
         for timer in self._waits:
             timer.cancel()
 
@@ -227,10 +230,12 @@ class Execution:
             elif isinstance(instruction, Answer):
                 self._answer(instruction)
                 early += self._answered_before_the_end(instruction)
-            elif isinstance(instruction, Wait):
-                self._start_wait(instruction)
-            else:
+            elif isinstance(instruction, Done):
                 self._end(instruction.requests)  # type: ignore[arg-type]
+            elif isinstance(instruction, Refused):
+                self._write_failure(instruction.requests, instruction.error)  # type: ignore[arg-type]
+            else:
+                self._start_wait(instruction)
         if early:
             self._answered_early(early)
 
@@ -245,59 +250,45 @@ class Execution:
     def _start_wait(self, wait: Wait) -> None:
         def expire() -> None:
             self._waits.discard(timer)
-            self._follow(self._gather.expire(wait.node, wait.requests))
+            self._follow(self._gather.expire(wait.node, wait.requests, wait.round))
 
         timer = asyncio.get_running_loop().call_later(wait.seconds, expire)
         self._waits.add(timer)
 
     def _start_call(self, call: Call) -> None:
         self._write_step(call.node, call.requests, call.columns, Side.INPUTS)  # type: ignore[arg-type]
-        task = asyncio.ensure_future(self._call(call))
-        self._calls.add(task)
-        task.add_done_callback(self._calls.discard)
+        self._calls.start(call)
 
-    async def _call(self, call: Call) -> None:
-        """Call a step's model and follow its answers as they come; no row is left unanswered."""
-        left = set(range(len(call.requests)))
-        name = self.plan.nodes[call.node].name
-        requests: Sequence[Request] = call.requests  # type: ignore[assignment]
-        try:
-            runtime = self._runtime_of(name)
-            async for part in runtime.infer(call.columns, [request.headers for request in requests], self._timeout):
-                self._take_part(call, part, left)
-        except RequestError as error:
-            self._fail(call, sorted(left), error)
-        except Exception as error:
-            # A runtime that breaks its contract must not leave its callers waiting; the trace tells whom to blame.
-            log.exception('the runtime of model "%s" raised', name)
-            self._fail(call, sorted(left), ModelFailed(f"{type(error).__name__}: {error}"))
-        else:
-            if left:
-                self._fail(call, sorted(left), ModelFailed(f'the runtime of model "{name}" gave no answer'))
-
-    def _take_part(self, call: Call, part: Part, left: set[int]) -> None:
-        """One part of an answer; its rows are taken from those left once nothing of it can be refused any more."""
-        _check_part(part, left)
-        if isinstance(part.outcome, RequestError):
-            left.difference_update(part.rows)
-            self._fail(call, part.rows, part.outcome)
-            return
+    def _take(self, call: Call, part: Part) -> None:
+        """One part of a call's answer."""
         requests: list[Request] = [call.requests[row] for row in part.rows]  # type: ignore[misc]
-        for request, added in zip(requests, part.headers or (), strict=False):
-            if added:
-                request.headers = [*request.headers, *travelling(added)]
-        self._write_step(call.node, requests, part.outcome, Side.OUTPUTS)
-        left.difference_update(part.rows)
-        self._follow(self._gather.answer(call.node, requests, part.outcome))
+        outcome = part.outcome
+        if not isinstance(outcome, RequestError):
+            outcome = self._write_outputs(call.node, requests, outcome, part.headers)
+        if isinstance(outcome, RequestError):
+            error = _presentable(outcome).at(self.plan.nodes[call.node].name)
+            self._write_failure(requests, error)
+            self._follow(self._gather.fail(call.node, requests, error, call.round))
+        else:
+            self._follow(self._gather.answer(call.node, requests, outcome, call.round))
 
-    def _fail(self, call: Call, rows: Sequence[int], error: RequestError) -> None:
-        if not rows:
-            return
-        requests: list[Request] = [call.requests[row] for row in rows]  # type: ignore[misc]
-        placed = _presentable(error).at(self.plan.nodes[call.node].name)
+    def _write_outputs(
+        self, node: int, requests: Sequence[Request], columns: Columns, added: Sequence[Headers] | None
+    ) -> Columns | RequestError:
+        """Write a step's answers, and let the headers that its model added travel on; an error when they are none."""
+        for request, headers in zip(requests, added or (), strict=False):
+            if headers:
+                request.headers = [*request.headers, *travelling(headers)]
+        try:
+            self._write_step(node, requests, columns, Side.OUTPUTS)
+        except Exception as error:
+            log.exception('the runtime of model "%s" gave what is no answer', self.plan.nodes[node].name)
+            return ModelFailed(f"{type(error).__name__}: {error}")
+        return columns
+
+    def _write_failure(self, requests: Sequence[Request], error: RequestError) -> None:
         for request in requests:
-            self._write_error(request, self.topics.errors, placed)
-        self._follow(self._gather.fail(call.node, requests, placed))
+            self._write_error(request, self.topics.errors, error)
 
     def _write_step(self, node: int, requests: Sequence[Request], columns: Columns, side: Side) -> None:
         if node not in self._step_topics:
@@ -388,17 +379,6 @@ class Execution:
         if address is not None:
             headers = [*request.headers, (REPLY, request.reply.encode()), *marks]
             request.records.append((self.topics.replies, address.partition, value, headers))
-
-
-def _check_part(part: Part, left: set[int]) -> None:
-    """Whether a runtime keeps its contract; what it answers wrongly would end with the wrong caller, or with none."""
-    rows = set(part.rows)
-    if len(rows) < len(part.rows) or not rows <= left:
-        raise ValueError("a part answers rows twice, or rows that nobody asked for")
-    if not isinstance(part.outcome, RequestError) and len(part.outcome) != len(rows):
-        raise ValueError(f"a part has {len(part.outcome)} answers for {len(rows)} rows")
-    if part.headers is not None and len(part.headers) != len(rows):
-        raise ValueError(f"a part has headers for {len(part.headers)} of {len(rows)} rows")
 
 
 def _presentable(error: RequestError) -> RequestError:

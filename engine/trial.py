@@ -47,24 +47,25 @@ async def run(
         raise InvalidResources(problems)
     columns = col.from_message(message, col.REQUEST)
     runtimes = await _load(pipeline, models, settings)
-    done = asyncio.Event()
     execution = Execution(
         plan,
         1,
         Owner.PIPELINE,
         _TOPICS,
         runtimes.__getitem__,
-        finished=lambda _: done.set(),
+        finished=lambda _: None,
         answered=lambda _: None,
         timeout=settings.request_timeout,
+        batch_max_wait=settings.batch_max_wait,
         max_message_bytes=settings.max_message_bytes,
         new_request_id=lambda: "trial",
     )
     request = execution.new_request(None, 0, 0, None, (), 0)
     try:
         execution.begin([request], columns)
-        async with asyncio.timeout(settings.request_timeout * max(1, len(plan.steps))):
-            await done.wait()
+        async with asyncio.timeout(settings.request_timeout * max(1, len(plan.steps)) * plan.max_visits):
+            # No other request will come: nothing waits in a batch.
+            await execution.drain()
     except TimeoutError:
         return _passed(request), TimedOut(
             f"the pipeline gave no answer in {settings.request_timeout:g} s for each step"

@@ -16,7 +16,7 @@ from engine.execution import Execution, Request
 from engine.protocol.columns import Columns, TensorSpec
 from engine.protocol.messages import ModelInferRequest, ModelInferResponse
 from engine.protocol.record import Owner, Side, Topics
-from engine.resources import Join
+from engine.resources import Batch, Join
 from engine.runtimes.contract import Part
 
 if TYPE_CHECKING:
@@ -110,6 +110,7 @@ class Bench:
             self._take,
             self._take_early,
             timeout=5.0,
+            batch_max_wait=60.0,
             max_message_bytes=most_bytes,
             new_request_id=lambda: "made-here",
         )
@@ -132,6 +133,12 @@ class Bench:
         await self.execution.drain()
         assert self.finished == [request]
         return request
+
+    async def until_finished(self, count: int) -> None:
+        """Wait for so many requests without making anything go faster, as a drain would."""
+        while len(self.finished) < count:
+            self.news.clear()
+            await asyncio.wait_for(self.news.wait(), 5)
 
 
 def topics(request: Request) -> list[str]:
@@ -529,3 +536,148 @@ async def test_a_triggered_step_runs_when_its_trigger_has_answered_and_takes_not
     request = await bench.run(bench.request())
     assert numbers(record(request, "seldon.ns.model.b.inputs")[0], ModelInferRequest) == [1]
     assert numbers(record(request, ANSWERS)[0]) == [101]
+
+
+BATCHED = Plan("fraud", (CHAIN.nodes[0], replace(CHAIN.nodes[1], batch=Batch(size=2)), *CHAIN.nodes[2:]), output=True)
+
+
+async def test_callers_of_a_batch_get_their_own_answers_in_their_own_records() -> None:
+    shapes: list[tuple[int, ...]] = []
+
+    async def infer(columns: Columns, _headers: Sequence[HeaderPairs]) -> AsyncIterator[Part]:
+        shapes.append(columns.cells[0].shape)  # type: ignore[union-attr]
+        yield Part(range(len(columns)), plus(columns, 10))
+
+    bench = Bench(BATCHED, a=FakeRuntime(infer), b=adding(100))
+    first, second = bench.request(("x-request-id", b"1")), bench.request(("x-request-id", b"2"))
+    bench.execution.begin([first], columns(1))
+    bench.execution.begin([second], columns(2))
+    await bench.until_finished(2)
+    assert shapes == [(1, 2)]
+    for request, number in ((first, 1), (second, 2)):
+        assert topics(request) == [
+            "seldon.ns.model.a.inputs",
+            "seldon.ns.model.a.outputs",
+            "seldon.ns.model.b.inputs",
+            "seldon.ns.model.b.outputs",
+            ANSWERS,
+        ]
+        assert numbers(record(request, "seldon.ns.model.a.inputs")[0], ModelInferRequest) == [number]
+        assert numbers(record(request, "seldon.ns.model.a.outputs")[0]) == [number + 10]
+        assert numbers(record(request, ANSWERS)[0]) == [number + 110]
+        assert record(request, ANSWERS)[1][0] == ("x-request-id", b"%d" % number)
+        assert ModelInferResponse.FromString(record(request, ANSWERS)[0]).id == str(number)
+
+
+async def test_a_request_that_waits_in_a_batch_is_not_finished_and_a_drain_calls_it_at_once() -> None:
+    bench = Bench(BATCHED, a=adding(10), b=adding(100))
+    request = bench.request()
+    bench.execution.begin([request], columns(1))
+    assert (bench.execution.idle, bench.finished) == (False, [])
+    assert topics(request) == ["seldon.ns.model.a.inputs"]
+    await asyncio.wait_for(bench.execution.drain(), 5)
+    assert bench.finished == [request]
+
+
+async def test_a_request_that_waits_in_a_batch_never_finishes_after_a_cancel() -> None:
+    bench = Bench(BATCHED, a=adding(10), b=adding(100))
+    bench.execution.begin([bench.request()], columns(1))
+    bench.execution.cancel()
+    await bench.execution.drain()
+    assert (bench.execution.idle, bench.finished) == (True, [])
+
+
+async def test_one_bad_request_of_a_batch_fails_alone_and_is_told_so_once() -> None:
+    async def infer(columns: Columns, _headers: Sequence[HeaderPairs]) -> AsyncIterator[Part]:
+        for row in range(len(columns)):
+            bad = 0 in columns.array(0, row)
+            yield Part([row], InvalidInput("refused") if bad else plus(columns.take([row]), 10))
+
+    bench = Bench(BATCHED, a=FakeRuntime(infer), b=adding(100))
+    good, bad = bench.request(), bench.request()
+    bench.execution.begin([good, bad], columns(1, 0))
+    await bench.execution.drain()
+    assert numbers(record(good, ANSWERS)[0]) == [111]
+    assert topics(bad) == ["seldon.ns.model.a.inputs", ERRORS, ANSWERS]
+    assert record(bad, ERRORS)[0] == b"refused"
+
+
+async def test_a_batch_stands_behind_the_join_of_its_sources() -> None:
+    joined = Plan(
+        "fraud",
+        (
+            Node("fraud"),
+            Node("a", (START,)),
+            Node("b", (START,)),
+            Node(
+                "c",
+                (Edge(1, Side.OUTPUTS), Edge(2, Side.OUTPUTS, renames=(("x", "y"),))),
+                batch=Batch(size=2, window_ms=1),
+            ),
+            Node("fraud", (Edge(3, Side.OUTPUTS),)),
+        ),
+        output=True,
+    )
+    given: list[list[Any]] = []
+
+    async def infer(columns: Columns, _headers: Sequence[HeaderPairs]) -> AsyncIterator[Part]:
+        given.append([columns.array(index, 0).tolist() for index in range(len(columns.specs))])
+        yield Part(range(len(columns)), Columns(columns.ids, columns.specs[:1], (columns.cells[0] + columns.cells[1],)))
+
+    bench = Bench(joined, a=adding(10), b=adding(20), c=FakeRuntime(infer))
+    requests = [bench.request(), bench.request()]
+    for number, request in enumerate(requests):
+        bench.execution.begin([request], columns(number))
+    await bench.until_finished(2)
+    assert given == [[[10, 11], [20, 21]]]
+    assert [numbers(record(request, ANSWERS)[0]) for request in requests] == [[30], [32]]
+
+
+async def test_a_request_may_wait_at_two_steps_which_share_nothing() -> None:
+    both = Plan(
+        "fraud",
+        (
+            Node("fraud"),
+            Node("a", (START,), batch=Batch(size=2)),
+            Node("b", (START,), batch=Batch(size=3)),
+            Node("fraud", (Edge(1, Side.OUTPUTS), Edge(2, Side.OUTPUTS, renames=(("x", "y"),)))),
+        ),
+        output=True,
+    )
+    bench = Bench(both, a=adding(10), b=adding(100))
+    requests = [bench.request() for _ in range(3)]
+    bench.execution.begin(requests, columns(1, 2, 3))
+    await bench.execution.drain()
+    assert [numbers(record(request, ANSWERS)[0]) for request in requests] == [[11, 101], [12, 102], [13, 103]]
+
+
+async def test_an_answer_does_not_wait_for_a_batch_beside_it() -> None:
+    beside = Plan(
+        "fraud", (*ASIDE.nodes[:2], replace(ASIDE.nodes[2], batch=Batch(size=2)), ASIDE.nodes[3]), output=True
+    )
+    bench = Bench(beside, a=adding(10), b=adding(100))
+    request = bench.request()
+    bench.execution.begin([request], columns(1))
+    await asyncio.wait_for(bench.news.wait(), 5)
+    assert ([early for early, _ in bench.early], bench.finished) == ([request], [])
+    await bench.execution.drain()
+    assert bench.finished == [request]
+
+
+async def test_a_step_that_is_refused_another_visit_is_told_like_one_that_failed() -> None:
+    ring = Plan(
+        "fraud",
+        (
+            Node("fraud"),
+            Node("a", (START, Edge(1, Side.OUTPUTS, back=True)), Join.ANY, cycle=1),
+            Node("fraud", (Edge(1, Side.OUTPUTS, ("never",)),)),
+        ),
+        output=True,
+        max_visits=2,
+    )
+    bench = Bench(ring, a=adding(10))
+    request = await bench.run(bench.request())
+    assert topics(request) == [*["seldon.ns.model.a.inputs", "seldon.ns.model.a.outputs"] * 2, ERRORS, ANSWERS]
+    value, headers = record(request, ERRORS)
+    assert value == b'step "a" was visited 2 times, the most that maxStepRevisits allows'
+    assert headers[-2:] == [("seldon-pipeline-errors", b"a"), ("seldon-error-code", b"FAILED_PRECONDITION")]

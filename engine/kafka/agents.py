@@ -62,7 +62,7 @@ class Worker:
         self.group, self.joiner = group, joiner
         self.routes: dict[str, Execution] = {}
         self._retiring: list[Execution] = []
-        self._settings, self._budget = settings, budget.share()
+        self._settings, self._budget = settings, budget.share(self._relieve)
         self.intake = Intake(consumer_loop)
         self.checkpoints = Checkpoints(outlet, self.intake, self._budget, self._oversized)
         self._app = BatchApp(group, settings, self.intake, consumer_loop, holds_fetches=holds_fetches)
@@ -88,6 +88,13 @@ class Worker:
         """From the next poll on, these executions take the requests."""
         self._retiring = [execution for execution in (*self._retiring, *self.routes.values()) if not execution.idle]
         self.routes = dict(routes)
+        for execution in self._retiring:
+            execution.flush()  # nobody comes whom its batches could wait for
+
+    def _relieve(self) -> None:
+        """There is no room for more requests, so those that wait for more to come wait in vain."""
+        for execution in self._executions:
+            execution.flush()
 
     @property
     def _executions(self) -> list[Execution]:
@@ -123,8 +130,7 @@ class Worker:
         self._budget.close()
 
     async def _drain(self) -> None:
-        for execution in self._executions:
-            await execution.drain()
+        await asyncio.gather(*(execution.drain() for execution in self._executions))
         await self.checkpoints.drain()
 
     async def _consume(self, stream: Any) -> None:

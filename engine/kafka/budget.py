@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Budget:
@@ -12,20 +16,30 @@ class Budget:
         self._size, self._out = size, 0
         self._room = asyncio.Event()
         self._room.set()
+        self._shares: set[Share] = set()
+
+    @property
+    def full(self) -> bool:
+        """Whether nothing may be taken now."""
+        return not self._room.is_set()
 
     async def room(self) -> None:
         """Wait until something may be taken."""
         await self._room.wait()
 
-    def share(self) -> Share:
-        """One worker's part of it, which can be given back as a whole."""
-        return Share(self)
+    def share(self, relieve: Callable[[], None] = lambda: None) -> Share:
+        """One worker's part of it, which can be given back as a whole. `relieve` is called when there is no room."""
+        share = Share(self, relieve)
+        self._shares.add(share)
+        return share
 
     def take(self, size: int) -> None:
         """These bytes are being worked on."""
         self._out += size
-        if self._out >= self._size:
+        if self._out >= self._size and self._room.is_set():
             self._room.clear()
+            for share in self._shares:
+                share.relieve()
 
     def give(self, size: int) -> None:
         """These bytes are finished."""
@@ -33,15 +47,21 @@ class Budget:
         if self._out < self._size:
             self._room.set()
 
+    def forget(self, share: Share) -> None:
+        """This share takes nothing any more."""
+        self._shares.discard(share)
+
 
 class Share:
     """What one worker has taken of the budget."""
 
-    def __init__(self, budget: Budget) -> None:
-        self._budget, self._out = budget, 0
+    def __init__(self, budget: Budget, relieve: Callable[[], None]) -> None:
+        self._budget, self._out, self.relieve = budget, 0, relieve
 
     async def room(self) -> None:
         """Wait until something may be taken."""
+        if self._budget.full:
+            self.relieve()  # what was taken last may have come to wait since the others were asked
         await self._budget.room()
 
     def take(self, size: int) -> None:
@@ -57,3 +77,4 @@ class Share:
     def close(self) -> None:
         """The worker has ended: what it never finished is no longer held."""
         self.give(self._out)
+        self._budget.forget(self)

@@ -9,10 +9,11 @@ protobuf wire format, concatenating encoded fields is merging messages. Measured
 
 from __future__ import annotations
 
+import math
 import operator
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import repeat
+from itertools import pairwise, repeat
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -117,6 +118,61 @@ def concatenate(parts: Sequence[Columns]) -> Columns:
             cells.append(np.concatenate(pieces))
     ids = [row_id for part in parts for row_id in part.ids]
     return Columns(ids, first.specs, tuple(cells), first.parameters)
+
+
+def stack(parts: Sequence[Columns]) -> Columns:
+    """All rows of several columns as one row, along the first dimension of each tensor, with the last row's id.
+
+    They agree in names, datatypes, parameters and the dimensions after the first; every tensor has a first one.
+    """
+    specs: list[TensorSpec] = []
+    cells: list[Cells] = []
+    for index, spec in enumerate(parts[0].specs):
+        rest = spec.shape[1:]
+        lengths = [len(part) * part.specs[index].shape[0] for part in parts]
+        specs.append(spec._replace(shape=(sum(lengths), *rest)))
+        pieces = [part.cells[index] for part in parts]
+        if isinstance(pieces[0], list):
+            cells.append([b"".join(raw for piece in pieces for raw in piece)])
+        else:
+            flat = [np.reshape(piece, (length, *rest)) for piece, length in zip(pieces, lengths, strict=True)]
+            cells.append(np.concatenate(flat)[np.newaxis])
+    return Columns([parts[-1].ids[-1]], tuple(specs), tuple(cells), parts[0].parameters)
+
+
+def unstack(stacked: Columns, parts: Sequence[tuple[list[bytes], int]]) -> list[Columns]:
+    """The one row of `stacked` cut up again along the first dimension.
+
+    Each part is given by its rows' ids and by the length that each of its rows gets; they use up all of it.
+    """
+    cut = [_cut(cells, spec, parts) for spec, cells in zip(stacked.specs, stacked.cells, strict=True)]
+    return [
+        Columns(
+            ids,
+            tuple(spec._replace(shape=(length, *spec.shape[1:])) for spec in stacked.specs),
+            tuple(pieces[place] for pieces in cut),
+            stacked.parameters,
+        )
+        for place, (ids, length) in enumerate(parts)
+    ]
+
+
+def _cut(cells: Cells, spec: TensorSpec, parts: Sequence[tuple[list[bytes], int]]) -> list[Cells]:
+    rest = spec.shape[1:]
+    found: list[Cells] = []
+    start = 0
+    whole = tensors.split_bytes(cells[0]) if isinstance(cells, list) else cells[0]
+    for ids, length in parts:
+        stop = start + len(ids) * length
+        if isinstance(whole, list):
+            # The elements of BYTES stand in one list, so many of them for each place of the first dimension.
+            width = math.prod(rest)
+            bounds = ((start + row * length) * width for row in range(len(ids) + 1))
+            found.append([tensors.join_bytes(whole[begin:end]) for begin, end in pairwise(bounds)])
+        else:
+            found.append(whole[start:stop].reshape(len(ids), length, *rest))
+        start = stop
+    return found
 
 
 class Refused(NamedTuple):

@@ -63,3 +63,17 @@ async def test_what_a_worker_never_finished_is_given_back_when_it_ends() -> None
     other.take(4)
     share.close()
     await asyncio.wait_for(other.room(), 1)
+
+
+async def test_whoever_could_give_something_back_is_told_once_that_there_is_no_room() -> None:
+    budget, told = Budget(10), list[str]()
+    first, second = budget.share(lambda: told.append("first")), budget.share(lambda: told.append("second"))
+    first.take(9)
+    assert told == []
+    second.take(1)
+    first.take(5)
+    assert sorted(told) == ["first", "second"]
+    second.close()
+    first.give(9)
+    first.take(9)
+    assert sorted(told) == ["first", "first", "second"]
