@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from engine.dataflow.plan import ENTRY, Edge, Node, Plan
+from engine.dataflow.order import Need, arrange
+from engine.dataflow.plan import Edge, Node, Plan
 from engine.protocol.record import Side
 from engine.resources import Join, nearest
 from engine.resources.source import Findings, TooManyProblems
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
-    from engine.resources import Pipeline, Problem, Step
+    from engine.dataflow.order import Arrangement
+    from engine.resources import Output, Pipeline, Problem, Step
     from engine.resources.source import KeyPath
 
 # Nobody reads more names than these in one message.
 _MOST_NAMES = 10
+
+_BEGIN = 'a cycle begins at a step that joins a source from outside it by "any" or "outer"'
 
 # Looking for a near name takes 15 µs for each there is.
 _MOST_GUESSED = 1000
@@ -44,41 +48,53 @@ def compile_pipeline(pipeline: Pipeline) -> tuple[Plan | None, list[Problem]]:
 
 
 class _Compiler:
+    """One pipeline on its way to a plan; references by the name of the step that reads them."""
+
     def __init__(self, pipeline: Pipeline) -> None:
         self.pipeline = pipeline
         self.problems = Findings()
         self.steps = {step.name: step for step in pipeline.steps}
+        self.data: dict[str, list[Reference]] = {}
+        self.triggers: dict[str, list[Reference]] = {}
+        self.output: list[Reference] = []
 
     def run(self) -> tuple[Plan | None, list[Problem]]:
         plan = None
         with suppress(TooManyProblems):
             plan = self._plan()
-        return plan, list(self.problems)
+        return None if len(self.problems) else plan, list(self.problems)
 
     def _plan(self) -> Plan | None:
-        sources = {step.name: self._sources(index, step) for index, step in enumerate(self.pipeline.steps)}
-        triggers = {step.name: self._triggers(index, step) for index, step in enumerate(self.pipeline.steps)}
-        output = self._output_sources()
-        arrangement = self._arrange(sources, triggers, output)
+        for index, step in enumerate(self.pipeline.steps):
+            self.data[step.name] = self._sources(index, step)
+            self.triggers[step.name] = self._triggers(index, step)
+        self.output = self._output_sources()
+        found = self._arrange()
         if len(self.problems):
             return None
         names = [self.pipeline.name, *self.steps]
-        positions = {names[number]: index for index, number in enumerate(arrangement.order)}
+        positions = {names[number]: index for index, number in enumerate(found.order)}
         nodes = [Node(self.pipeline.name)]
-        for number in arrangement.order[1:]:
-            node = self._node(names[number], sources, triggers, positions)
-            nodes.append(replace(node, cycle=arrangement.cycles[number]) if arrangement.cycles[number] else node)
-        nodes = [_with_back_edges(index, node, nodes) for index, node in enumerate(nodes)]
+        nodes += [self._node(self.steps[names[number]], found.cycles[number], positions) for number in found.order[1:]]
+        nodes = [_with_back_edges(node, index, nodes) for index, node in enumerate(nodes)]
+        for node in nodes[1:]:
+            self._refuse_unpaired(f'step "{node.name}"', node, nodes, self.data[node.name], self.triggers[node.name])
         if self.pipeline.output is not None:
-            nodes.append(self._output_node(self.pipeline.output, output, positions))
-        self._refuse_unpaired(nodes, [[], *([*sources[node.name], *triggers[node.name]] for node in nodes[1:])])
-        plan = Plan(
-            self.pipeline.name,
-            tuple(nodes),
-            output=self.pipeline.output is not None,
-            max_visits=self.pipeline.max_step_revisits + 1,
-        )
-        return None if len(self.problems) else plan
+            nodes.append(self._output_node(self.pipeline.output, positions))
+            self._refuse_unpaired("the output", nodes[-1], nodes, self.output, [])
+        has_output = self.pipeline.output is not None
+        return Plan(self.pipeline.name, tuple(nodes), has_output, self.pipeline.max_step_revisits + 1)
+
+    def _node(self, step: Step, cycle: int, positions: Mapping[str, int]) -> Node:
+        data, triggers = self.data[step.name], self.triggers[step.name]
+        edges = self._edges(data, step.inputs_join, step.tensor_map, positions)
+        gates = self._edges(triggers, step.triggers_join, (), positions) if triggers else ()
+        window = _seconds(step.join_window_ms)
+        return Node(step.name, edges, step.inputs_join, gates, step.triggers_join, window, step.batch, cycle)
+
+    def _output_node(self, output: Output, positions: Mapping[str, int]) -> Node:
+        edges = self._edges(self.output, output.steps_join, output.tensor_map, positions)
+        return Node(self.pipeline.name, edges, output.steps_join, window=_seconds(output.join_window_ms))
 
     def _problem(self, path: KeyPath, message: str, hint: str = "") -> None:
         self.problems.add(self.pipeline.document.problem(path, message, hint))
@@ -160,104 +176,80 @@ class _Compiler:
     def _rename_problem(self, path: KeyPath, message: str) -> None:
         self.problems.add(self.pipeline.document.key_problem(path, message))
 
-    def _node(
-        self,
-        name: str,
-        sources: Mapping[str, list[Reference]],
-        triggers: Mapping[str, list[Reference]],
-        positions: Mapping[str, int],
-    ) -> Node:
-        step = self.steps[name]
-        edges = self._edges(sources[name], step.inputs_join, step.tensor_map, positions)
-        gates = self._edges(triggers[name], step.triggers_join, (), positions) if triggers[name] else ()
-        window = _seconds(step.join_window_ms)
-        return Node(name, edges, step.inputs_join, gates, step.triggers_join, window, step.batch)
-
-    def _output_node(self, output: Output, sources: list[Reference], positions: Mapping[str, int]) -> Node:
-        edges = self._edges(sources, output.steps_join, output.tensor_map, positions)
-        return Node(self.pipeline.name, edges, output.steps_join, window=_seconds(output.join_window_ms))
-
-    def _arrange(
-        self,
-        sources: Mapping[str, list[Reference]],
-        triggers: Mapping[str, list[Reference]],
-        output: list[Reference],
-    ) -> Arrangement:
+    def _arrange(self) -> Arrangement:
         """The order of the entry (0) and the steps; what of it cannot be is a problem."""
         numbers = {name: number for number, name in enumerate((self.pipeline.name, *self.steps))}
-
-        def need(join: Join, found: list[Reference]) -> list[Need]:
-            wanted = frozenset(numbers[reference.name] for reference in found)
-            return [Need(join is Join.INNER, wanted)] if wanted else []
-
         needs: list[list[Need]] = [[]]
         for name, step in self.steps.items():
-            needs.append([*need(step.inputs_join, sources[name]), *need(step.triggers_join, triggers[name])])
+            groups = ((step.inputs_join, self.data[name]), (step.triggers_join, self.triggers[name]))
+            needs.append(
+                [
+                    Need(join is Join.INNER, frozenset(numbers[reference.name] for reference in references))
+                    for join, references in groups
+                    if references
+                ]
+            )
         found = arrange(needs)
-        if any(found.cycles) and not self.pipeline.allow_cycles:
-            self._refuse_cycles(found.cycles, {name: [*sources[name], *triggers[name]] for name in sources})
-        elif found.stuck:
-            names = list(numbers)
-            self._refuse_stuck({names[number]: found.cycles[number] for number in found.stuck}, sources, triggers)
-            self._refuse_hopeless_output({names[number] for number in found.stuck}, output)
+        names = list(numbers)
+        if not self.pipeline.allow_cycles and any(found.cycles):
+            cycles: dict[int, dict[str, None]] = {}
+            for name, cycle in zip(names, found.cycles, strict=True):
+                cycles.setdefault(cycle, {})[name] = None
+            for cycle in sorted(cycles.keys() - {0}):
+                self._refuse_cycle(cycles[cycle])
+        elif found.stuck and not len(self.problems):  # a reference that is refused already may be all that a step lacks
+            self._refuse_stuck({names[number]: found.cycles[number] for number in found.stuck})
         return found
 
-    def _refuse_cycles(self, cycles: Sequence[int], sources: Mapping[str, list[Reference]]) -> None:
-        """Tell one ring of each cycle."""
-        members: dict[int, dict[str, int]] = {}
-        for name, number in zip(self.steps, cycles[1:], strict=True):
-            if number:
-                members.setdefault(number, {})[name] = number
-        for ring in members.values():
-            self._refuse_ring(ring, sources)
-
-    def _refuse_ring(self, members: Collection[str], sources: Mapping[str, list[Reference]]) -> None:
-        """Each of the steps reads at least one of the others, so walking on must come back."""
+    def _refuse_cycle(self, members: Mapping[str, None]) -> None:
+        """Tell one ring: each of the steps reads at least one of the others, so walking on must come back."""
         name, seen = next(iter(members)), dict[str, Reference]()
         while name not in seen:
-            seen[name] = next(source for source in sources[name] if source.name in members)
+            references = (*self.data[name], *self.triggers[name])
+            seen[name] = next(reference for reference in references if reference.name in members)
             name = seen[name].name
         ring = list(seen)[list(seen).index(name) :]
         path = seen[ring[0]].path
         self._problem(path, f'pipeline "{self.pipeline.name}" has a cycle among the steps {_listed(ring)}')
 
-    def _refuse_stuck(
-        self,
-        stuck: Mapping[str, int],
-        sources: Mapping[str, list[Reference]],
-        triggers: Mapping[str, list[Reference]],
-    ) -> None:
-        """Tell of each step that can never run, with the number of its cycle, what it waits for in vain."""
+    def _refuse_stuck(self, stuck: Mapping[str, int]) -> None:
+        """Tell of what can never run what it waits for; the steps come with the number of their cycle."""
         for name, cycle in stuck.items():
             step = self.steps[name]
-            vain = _in_vain(step.inputs_join, sources[name], stuck)
-            vain = vain or _in_vain(step.triggers_join, triggers[name], stuck)
+            vain = _in_vain(step.inputs_join, self.data[name], stuck)
+            vain = vain or _in_vain(step.triggers_join, self.triggers[name], stuck)
             self._refuse_vain(f'step "{name}" can never run', vain, _BEGIN if cycle else "")
-
-    def _refuse_hopeless_output(self, stuck: Collection[str], sources: list[Reference]) -> None:
-        wanted = self.pipeline.output
-        vain = _in_vain(wanted.steps_join, sources, stuck) if wanted is not None else []
-        if vain:
+        output = self.pipeline.output
+        if output is not None and (vain := _in_vain(output.steps_join, self.output, stuck)):
             self._refuse_vain("the output can never come", vain)
 
-    def _refuse_vain(self, what: str, vain: list[Reference], hint: str = "") -> None:
-        names = _listed(dict.fromkeys(map(str, vain)))
-        self._problem(vain[0].path, f"{what}: it waits for {names}, which can never come", hint)
+    def _refuse_vain(self, what: str, vain: Sequence[Reference], hint: str = "") -> None:
+        self._problem(vain[0].path, f"{what}: it waits for {_listed(map(str, vain))}, which can never come", hint)
 
-    def _refuse_unpaired(self, nodes: Sequence[Node], references: Sequence[list[Reference]]) -> None:
-        """Of several cycles a node takes one thing each: two of one cycle would have no rounds in common."""
-        for node, found in zip(nodes, references, strict=True):
-            foreign = {nodes[edge.source].cycle for edge in node.sources} - {0, node.cycle}
-            free = node.join is Join.ANY and not node.triggers
-            if free or not foreign or (len(foreign) == 1 and not node.cycle):
-                continue
-            
+    def _refuse_unpaired(
+        self, reader: str, node: Node, nodes: Sequence[Node], data: Sequence[Reference], triggers: Sequence[Reference]
+    ) -> None:
+        """A node takes one thing of each cycle beside its own: two would have no round in common."""
+        found: dict[int, list[Reference]] = {}
+        references = (*_heads(node.edges, data), *_heads(node.triggers, triggers))
+        for edge, reference in zip(node.sources, references, strict=True):
+            found.setdefault(nodes[edge.source].cycle, []).append(reference)
+        foreign = found.keys() - {0, node.cycle}
+        if len(foreign) + bool(node.cycle) <= 1 or (node.join is Join.ANY and not node.triggers):
+            return
+        for cycle in sorted(foreign):
+            if len(found[cycle]) > 1:
+                names = _listed(map(str, found[cycle]))
+                other = "is in another" if node.cycle else "reads another"
+                message = f"{reader} waits for {names} of one cycle and {other}, so that no rounds pair them"
+                self._problem(found[cycle][1].path, message, "join them in a step that is in no cycle")
+
     def _edges(
         self,
         sources: list[Reference],
         join: Join,
         renames: Iterable[tuple[str, str]],
-        positions: dict[str, int],
+        positions: Mapping[str, int],
     ) -> tuple[Edge, ...]:
         """One edge for each reference; a single one when all are tensors of one source that must all be there."""
         named = {(source.name, source.side) for source in sources}
@@ -274,7 +266,7 @@ class _Compiler:
         source: Reference,
         wanted: tuple[str, ...],
         renames: Iterable[tuple[str, str]],
-        positions: dict[str, int],
+        positions: Mapping[str, int],
     ) -> Edge:
         prefix = f"{source.name}.{source.side}."
         chosen = tuple(
@@ -283,6 +275,31 @@ class _Compiler:
             if full.startswith(prefix) and (not wanted or full.removeprefix(prefix) in wanted)
         )
         return Edge(positions[source.name], source.side, wanted, chosen)
+
+
+def _with_back_edges(node: Node, index: int, nodes: Sequence[Node]) -> Node:
+    """The node at that index, with its edges of the same cycle that give to the round after marked."""
+
+    def turned(edges: tuple[Edge, ...]) -> tuple[Edge, ...]:
+        return tuple(
+            replace(edge, back=True) if edge.source >= index and nodes[edge.source].cycle == node.cycle else edge
+            for edge in edges
+        )
+
+    if not node.cycle:
+        return node
+    return replace(node, edges=turned(node.edges), triggers=turned(node.triggers))
+
+
+def _in_vain(join: Join, references: Sequence[Reference], stuck: Collection[str]) -> list[Reference]:
+    """The references of a join that it waits for though they can never come; none when it can do without them."""
+    vain = [reference for reference in references if reference.name in stuck]
+    return vain if join is Join.INNER or len(vain) == len(references) else []
+
+
+def _heads(edges: Sequence[Edge], references: Sequence[Reference]) -> Sequence[Reference]:
+    """The reference of each edge; the first where all became one."""
+    return references if len(edges) == len(references) else references[: len(edges)]
 
 
 def _seconds(milliseconds: int | None) -> float | None:

@@ -21,6 +21,7 @@ STATUSES: dict[type[errors.RequestError], Status] = {
     errors.UnknownResource: Status(404, grpc.StatusCode.NOT_FOUND),
     errors.NoOutput: Status(400, grpc.StatusCode.FAILED_PRECONDITION),
     errors.NoAnswer: Status(422, grpc.StatusCode.FAILED_PRECONDITION),
+    errors.TooManyVisits: Status(422, grpc.StatusCode.FAILED_PRECONDITION),
     errors.TooLarge: Status(413, grpc.StatusCode.RESOURCE_EXHAUSTED),
     errors.Overloaded: Status(429, grpc.StatusCode.RESOURCE_EXHAUSTED),
     errors.ModelFailed: Status(500, grpc.StatusCode.INTERNAL),

@@ -199,6 +199,7 @@ def failures() -> list[tuple[RequestError, int, grpc.StatusCode]]:
         (errors.UnknownResource("none"), 404, code.NOT_FOUND),
         (errors.NoOutput("no output"), 400, code.FAILED_PRECONDITION),
         (errors.NoAnswer("not taken"), 422, code.FAILED_PRECONDITION),
+        (errors.TooManyVisits("round and round"), 422, code.FAILED_PRECONDITION),
         (errors.TooLarge("large"), 413, code.RESOURCE_EXHAUSTED),
         (errors.Overloaded("many"), 429, code.RESOURCE_EXHAUSTED),
         (errors.ModelFailed("it broke", step="score"), 500, code.INTERNAL),

@@ -140,11 +140,16 @@ def test_the_time_of_a_request_id_can_be_read_back(seconds: int, machine: bytes,
 
 @pytest.mark.parametrize(
     "kind",
-    [kind for kind in record.ERROR_CODES if kind not in (errors.NoOutput, errors.Overloaded)],
+    [kind for kind in record.ERROR_CODES if kind not in (errors.NoOutput, errors.TooManyVisits, errors.Overloaded)],
 )
 def test_an_error_comes_back_from_the_wire_as_what_it_was(kind: type[errors.RequestError]) -> None:
     back = record.error_of(record.ERROR_CODES[kind], "text", "step")
     assert (type(back), back.text, back.step) == (kind, "text", "step")
+
+
+def test_too_many_visits_come_back_as_the_end_without_an_answer_that_they_are() -> None:
+    code = record.ERROR_CODES[errors.TooManyVisits]
+    assert type(record.error_of(code, "text", "step")) is errors.NoAnswer
 
 
 def test_every_request_error_has_a_code() -> None:
