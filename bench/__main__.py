@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 import click
 from rich.console import Console
 
-from bench import ROOT, latency, report, throughput
+from bench import ROOT, branches, latency, report, throughput
 from bench.broker import ApacheKafka, Bench, NotHere
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 CONTENDERS = ("ours", "faust", "bare")
+CALLED = ("latency", "branches", "startup")
 LATEST = ROOT / "bench" / "results" / "latest.md"
 
 
@@ -31,7 +32,7 @@ class Size:
     starts: int
 
 
-FULL = Size(fast=300_000, slow=5_000, rounds=3, calls=600, sequential_calls=500, starts=3)
+FULL = Size(fast=300_000, slow=5_000, rounds=3, calls=1000, sequential_calls=500, starts=3)
 # Shows that the bench works; its figures mean little.
 QUICK = Size(fast=20_000, slow=400, rounds=1, calls=50, sequential_calls=50, starts=1)
 
@@ -41,7 +42,7 @@ QUICK = Size(fast=20_000, slow=400, rounds=1, calls=50, sequential_calls=50, sta
 @click.option(
     "--only",
     multiple=True,
-    type=click.Choice((*CONTENDERS, "latency", "startup")),
+    type=click.Choice((*CONTENDERS, *CALLED)),
     help="Measure this alone; may be repeated.",
 )
 @click.option(
@@ -61,7 +62,7 @@ def main(
 ) -> None:
     """Measure the product and its peers on one Apache Kafka."""
     size = QUICK if quick else FULL
-    wanted = only or (*CONTENDERS, "latency", "startup")
+    wanted = only or (*CONTENDERS, *CALLED)
     results = report.Results(partitions, rounds or size.rounds)
     chosen = [
         contender for contender in throughput.contenders(records or size.fast, size.slow) if contender.name in wanted
@@ -77,10 +78,10 @@ def main(
         if "startup" in wanted:
             progress(f"starting seldon up pipelines/ on the embedded broker, {size.starts} times")
             results.startup = latency.measure_startup(size.starts, size.sequential_calls)
-        if chosen or "latency" in wanted:
+        if chosen or {"latency", "branches"} & set(wanted):
             progress("starting Apache Kafka")
-            calls = size.calls if "latency" in wanted else 0
-            _on_kafka(results, chosen, calls, progress, warm_up=size.fast)
+            called = {part: size.calls for part in CALLED if part in wanted}
+            _on_kafka(results, chosen, called, progress, warm_up=size.fast)
     report.show(results, Console())
     if output or not (quick or only):
         report.write(results, output or LATEST)
@@ -90,7 +91,7 @@ def main(
 def _on_kafka(
     results: report.Results,
     chosen: Sequence[throughput.Contender],
-    calls: int,
+    called: Mapping[str, int],
     progress: Callable[[str], None],
     *,
     warm_up: int,
@@ -104,9 +105,12 @@ def _on_kafka(
         progress("warming Apache Kafka up")
         throughput.warm_up(bench, warm_up)
         results.throughput = throughput.measure(bench, chosen, results.rounds, progress)
-        if calls:
+        if calls := called.get("latency"):
             progress(f"calling seldon up 50 times a second, {calls} times by REST and by Kafka")
             results.latency = latency.measure(kafka.address, results.partitions, calls)
+        if calls := called.get("branches"):
+            progress("calling pipelines with slow branches, and with branches that are not taken")
+            results.branches = branches.measure(kafka.address, results.partitions, calls)
     finally:
         kafka.stop()
 

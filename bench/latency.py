@@ -56,7 +56,7 @@ def measure(address: str, partitions: int, calls: int) -> list[Latency]:
         rest = asyncio.run(_rest(gateway[1], int(gateway[2]), calls))
         kafka = asyncio.run(_kafka(address, ChainTopics(namespace), calls))
         process.check()
-    return [_summary("REST pipeline call", rest), _summary("Kafka, produce to read", kafka)]
+    return [summary("REST pipeline call", rest), summary("Kafka, produce to read", kafka)]
 
 
 def measure_startup(starts: int, calls: int) -> Startup:
@@ -75,7 +75,7 @@ def measure_startup(starts: int, calls: int) -> Startup:
     return Startup(tuple(seconds), calls, statistics.median(taken) * 1e3)
 
 
-def _summary(path: str, seconds: Sequence[float]) -> Latency:
+def summary(path: str, seconds: Sequence[float]) -> Latency:
     ordered = sorted(seconds)
     return Latency(path, len(ordered), _percentile(ordered, 0.5) * 1e3, _percentile(ordered, 0.99) * 1e3)
 
@@ -96,13 +96,13 @@ def _body(number: int) -> dict[str, Any]:
     }
 
 
-async def _open_loop(calls: int, call: Callable[[int, float], Awaitable[float]]) -> list[float]:
+async def open_loop(calls: int, call: Callable[[int, float], Awaitable[float]], rate: float = RATE) -> list[float]:
     """Begin every call at its time, whatever became of those before; half as many before them do not count."""
     loop = asyncio.get_running_loop()
     begin, warm = loop.time() + 0.1, calls // 2
     tasks = []
     for number in range(warm + calls):
-        intended = begin + number / RATE
+        intended = begin + number / rate
         await asyncio.sleep(max(0.0, intended - loop.time()))
         tasks.append(asyncio.ensure_future(call(number, intended)))
     taken = await asyncio.wait_for(asyncio.gather(*tasks), LAST_ANSWER)
@@ -121,7 +121,7 @@ async def _rest(host: str, port: int, calls: int) -> list[float]:
                     raise RuntimeError(f"call {number} got {answer.status}: {text}")
             return loop.time() - intended
 
-        return await _open_loop(calls, call)
+        return await open_loop(calls, call)
 
 
 async def _kafka(address: str, topics: ChainTopics, calls: int) -> list[float]:
@@ -151,7 +151,7 @@ async def _kafka(address: str, topics: ChainTopics, calls: int) -> list[float]:
         # The reader's position is the end as it is now: found out before the first record, not by it.
         for partition in reader.assignment():
             await reader.position(partition)
-        return await _open_loop(calls, call)
+        return await open_loop(calls, call)
     finally:
         reading.cancel()
         await asyncio.gather(reading, return_exceptions=True)
