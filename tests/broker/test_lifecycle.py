@@ -187,6 +187,26 @@ def test_a_new_version_of_a_pipeline_takes_over_under_load_with_no_request_lost(
     running.stop()
 
 
+def test_a_new_version_loses_no_record_and_runs_none_twice(
+    seldon_up: SeldonUp, command: Callable[..., Said], kafka: Kafka, ends: tuple[str, str], tmp_path: Path
+) -> None:
+    path = write(tmp_path / "first", TAKES_10_MS)
+    worker = seldon_up("worker", path).start()
+    with kafka.all_of(ends[1]) as outputs:
+        kafka.send_many(ends[0], numbered(800))
+        outputs.until(lambda tap: len(tap.seen) >= 50, "first answers")
+        add_step(path)
+        loaded = command("load", "-f", path)
+        assert loaded.code == 0, loaded
+        kafka.send_many(ends[0], numbered(800, start=800))
+        all_answered(outputs, 1600)
+        assert len(outputs.seen) == 1600
+        assert {record.header("x-pipeline-version") for record in outputs.seen} == {"1", "2"}
+    status = json.loads(command("pipeline", "status", "numbers").out)["versions"][0]
+    assert (status["pipeline"]["version"], status["state"]["status"]) == (2, "PipelineReady")
+    worker.stop()
+
+
 def test_requests_sent_while_no_worker_runs_are_answered_when_one_does(
     seldon_up: SeldonUp, kafka: Kafka, ends: tuple[str, str], tmp_path: Path
 ) -> None:
