@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from engine.calls import Calls
 from engine.dataflow.gather import Answer, Call, Done, Gather, Progress, Refused
-from engine.errors import ModelFailed, NoAnswer, RequestError, TooLarge
+from engine.errors import InvalidInput, ModelFailed, NoAnswer, RequestError, TooLarge
 from engine.protocol import columns as col
 from engine.protocol import rest_json
 from engine.protocol.record import (
@@ -266,11 +266,17 @@ class Execution:
         if not isinstance(outcome, RequestError):
             outcome = self._write_outputs(call.node, requests, outcome, part.headers)
         if isinstance(outcome, RequestError):
-            error = _presentable(outcome).at(self.plan.nodes[call.node].name)
+            error = self._explained(_presentable(outcome), call).at(self.plan.nodes[call.node].name)
             self._write_failure(requests, error)
             self._follow(self._gather.fail(call.node, requests, error, call.round))
         else:
             self._follow(self._gather.answer(call.node, requests, outcome, call.round))
+
+    def _explained(self, error: RequestError, call: Call) -> RequestError:
+        """What a model says of tensors that do not go together is only half of it: whence they came is the other."""
+        if len(self.plan.nodes[call.node].edges) > 1 and isinstance(error, InvalidInput | ModelFailed):
+            return type(error)(f"{error.text}; {self.plan.told(call.node, call.columns)}", step=error.step)
+        return error
 
     def _write_outputs(
         self, node: int, requests: Sequence[Request], columns: Columns, added: Sequence[Headers] | None

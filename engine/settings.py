@@ -32,7 +32,7 @@ class Settings:
     budget_bytes            of requests that one process has fetched and not finished; then it stops fetching
     session_timeout         seconds after which a silent worker's partitions go to others
     batch_max_wait          seconds that a step's batch without a windowMs waits for more rows
-    join_max_entries        waiting requests that a join of external inputs keeps for each partition; then the oldest goes
+    join_max_entries        requests that may wait in a join of pipelines for each partition; then the oldest goes
     processing_guarantee    at_least_once; exactly_once comes with its own checkpoints
     allow_pickle            load artefacts that unpickle from anywhere, not only beside a named resource file
     log_level               of the product's own log lines

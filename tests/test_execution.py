@@ -681,3 +681,34 @@ async def test_a_step_that_is_refused_another_visit_is_told_like_one_that_failed
     value, headers = record(request, ERRORS)
     assert value == b'step "a" was visited 2 times, the most that maxStepRevisits allows'
     assert headers[-2:] == [("seldon-pipeline-errors", b"a"), ("seldon-error-code", b"FAILED_PRECONDITION")]
+
+
+JOINING = Plan(
+    "fraud",
+    (
+        Node("fraud"),
+        Node("a", (START,)),
+        Node("b", (START, Edge(1, Side.OUTPUTS, ("x",), (("x", "y"),)))),
+        Node("fraud", (Edge(2, Side.OUTPUTS),)),
+    ),
+    output=True,
+)
+
+
+@pytest.mark.parametrize("refusal", [InvalidInput, ModelFailed])
+async def test_a_join_that_its_model_does_not_take_names_the_step_the_sources_and_what_they_gave(
+    refusal: type[RequestError],
+) -> None:
+    bench = Bench(JOINING, a=adding(1), b=failing(refusal("x and y must be FP32 [2]")))
+    request = await bench.run(bench.request())
+    value, headers = record(request, ERRORS)
+    assert dict(headers)["seldon-pipeline-errors"] == b"b"
+    assert value.decode() == (
+        "x and y must be FP32 [2]; it joins fraud.inputs, a.outputs x as y and was given x INT64 [1], y INT64 [1]"
+    )
+
+
+async def test_a_model_of_one_source_speaks_for_itself() -> None:
+    bench = Bench(CHAIN, a=adding(1), b=failing(InvalidInput("x must be FP32")))
+    value, _ = record(await bench.run(bench.request()), ERRORS)
+    assert value == b"x must be FP32"

@@ -1,42 +1,40 @@
 """Joins by key of what other pipelines give: records in, requests out, and the changes that make the state durable.
 
-Records of one key and partition number meet in an entry, which has one place for each source. The i-th records of a key
-pair with each other, nothing is used twice, and an entry fires once. Pure: the clock is an argument, and the state
-is what `restore` makes of the changes that were written, whichever of them were the last.
+Records of one key and partition number meet in an entry, which has one place for each source: the i-th records of a
+key pair with each other, nothing is used twice, and an entry fires once. Pure: the clock is an argument, and the state
+is what `restore` makes of the changes that were written.
 
-A change is one record of a changelog: the entry's id and what there is of it, `4 bytes of length, head as JSON, parts`,
-or None when the entry is over. With it goes the position (source and offset) of the record that caused it: what is
-read again at or below it is passed over.
+What holds when only some of the changes were written, and the records are read again from the start: a request is
+made again only when the change that tells of it was lost. While windows end by the time of records, and these come in
+the same order, exactly the requests of the lost changes are made again. Where the clock ends windows, or the records
+of several sources mix otherwise, other records may meet; but none that was in a request whose change was written.
 """
 
 from __future__ import annotations
 
 import heapq
 import math
-import zlib
+from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
-import orjson
-
-from engine.dataflow.external import as_data
+from engine.dataflow.changelog import Changelog, Entry
 from engine.protocol.record import REQUEST_ID
 from engine.resources import Join
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from engine.dataflow.external import Upstream
-    from engine.dataflow.plan import Edge
     from engine.protocol.record import HeaderPairs, Headers
 
-_FORMAT = 1
-_LENGTH_BYTES = 4
+# Places of entries that are gone are let be until there are this many, and more of them than of others.
+_SLACK = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """One record of a source, with what the edges take of it.
+    """One record of a source, with what the edges take of it; never nothing.
 
     parts   by position among the edges and, after them, the triggers: an encoded request, empty for triggers
     """
@@ -58,15 +56,16 @@ class Fired:
     parts: tuple[bytes, ...]
 
 
-class Change(NamedTuple):
-    """One record of the changelog; `position` of the record that caused it, None when time did."""
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One record of the changelog; `position` tells how far each source is accounted for with it."""
 
     key: bytes
     value: bytes | None
-    position: bytes | None
+    position: bytes
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """What some records, or some time, gave. `evicted` were given up since too many wait."""
 
@@ -75,249 +74,324 @@ class Outcome:
     evicted: list[Fired] = field(default_factory=list)
 
 
-@dataclass(slots=True, eq=False)
-class _Entry:
-    id: bytes
-    key: bytes
-    arrived: float
-    earliest: float
-    latest: float
-    times: dict[int, float] = field(default_factory=dict)
-    headers: dict[int, Headers] = field(default_factory=dict)
-    # In the order in which they came.
-    parts: dict[int, bytes] = field(default_factory=dict)
-    fired: bool = False
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """The data or the triggers: their join, and the positions of their parts."""
+
+    join: Join
+    positions: range
 
 
 class KeyedJoin:
     """What waits for its partners, of one partition number.
 
-    most   entries that may wait; then the oldest is given up
+    most   entries that may wait, those included that only keep a late side from making a request again; then the one
+           whose window ends first goes on with what it has, or is given up
     """
 
     def __init__(self, upstream: Upstream, most: int) -> None:
-        self._upstream, self._most = upstream, most
-        self._names = [str(source) for source in upstream.sources]
-        self._fingerprint = zlib.crc32(orjson.dumps(as_data(upstream)))
-        self._count = len(upstream.sources)
-        self._entries: dict[bytes, _Entry] = {}
-        self._by_key: dict[bytes, list[_Entry]] = {}
-        self._deadlines: list[tuple[float, bytes]] = []
-        # For each source: the last offset seen, the latest timestamp, and when its last record came.
-        self._seen = [-1] * self._count
-        self._latest = [-math.inf] * self._count
-        self._came = [-math.inf] * self._count
+        self._most, self._window = most, upstream.window
+        self._changelog = Changelog(upstream)
+        edges, total = len(upstream.edges), len(upstream.edges) + len(upstream.triggers)
+        data = _Group(upstream.join, range(edges))
+        gates = _Group(upstream.triggers_join, range(edges, total))
+        self._groups = (data, gates) if gates.positions else (data,)
+        self._data = data.positions
+        self._source_of = [edge.source for edge in (*upstream.edges, *upstream.triggers)]
+        self._entries: dict[int, Entry] = {}
+        # For each source and key the entries that have a place for it, oldest first.
+        self._free: list[dict[bytes, list[Entry]]] = [{} for _ in upstream.sources]
+        self._windows = _Windows(len(upstream.sources), upstream.window, self._entries)
+        self._offsets = [-1] * len(upstream.sources)
+        self._next, self._now, self._restored = 0, -math.inf, False
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def next_expiry(self) -> float | None:
-        """When `expire` may find something that `offer` has not; None when nothing waits."""
-        first = next(iter(self._entries.values()), None)
-        return None if first is None else first.arrived + self._upstream.window
-
     def offer(self, arrivals: Sequence[Arrival], now: float) -> Outcome:
-        """Records of the sources, each source's in the order of its offsets."""
-        outcome = Outcome()
+        """Records of the sources, each source's in the order of its offsets; those that came before are passed over.
+
+        Windows end by the time of records after each of them, and by the clock after the last: what was read late
+        meets what waits for it.
+        """
+        outcome = self._begin(now)
+        self._end_passed(outcome)
         for arrival in arrivals:
-            if arrival.offset > self._seen[arrival.source]:
-                self._seen[arrival.source] = arrival.offset
-                self._latest[arrival.source] = max(self._latest[arrival.source], arrival.timestamp)
-                self._came[arrival.source] = now
-                self._take(arrival, now, outcome)
-        self._expire(now, outcome)
+            self._windows.heard[arrival.source] = self._now
+            if arrival.offset > self._offsets[arrival.source]:
+                self._offsets[arrival.source] = arrival.offset
+                self._take(arrival, outcome)
+                self._end_passed(outcome)
+        self._end_quiet(outcome)
         return outcome
 
     def expire(self, now: float) -> Outcome:
         """What the passing of time ends."""
-        outcome = Outcome()
-        self._expire(now, outcome)
+        outcome = self._begin(now)
+        self._end_passed(outcome)
+        self._end_quiet(outcome)
         return outcome
 
+    def next_expiry(self) -> float | None:
+        """When `expire` may find something if no record comes; None when nothing waits."""
+        self._begin(self._now)
+        return self._windows.next_quiet()
+
     def restore(self, key: bytes | None, value: bytes | None, position: bytes | None, now: float) -> bool:
-        """One record of the changelog, in their order; False when it is none that this join can use."""
-        known = True
-        if position is not None:
-            known = self._restore_position(position)
-        entry = self._entries.get(key or b"")
-        if entry is not None:
-            self._remove(entry)
-        if value is None or key is None:
-            return known
-        try:
-            entry = self._decode(key, value, now)
-        except (ValueError, KeyError, TypeError, IndexError):
-            return False
-        self._add(entry)
-        return known
+        """One record of the changelog, all of them in their order before anything is offered.
+
+        False when some of it is nothing that this join can use, and was left out: another version of the pipeline
+        may have written it, or anybody.
+        """
+        self._now, self._restored = max(self._now, now), True
+        known = position is None or self._restore_position(position)
+        return self._restore_entry(key or b"", value) and known
 
     def _restore_position(self, position: bytes) -> bool:
-        offset, _, name = position.decode("utf-8", "replace").partition(" ")
-        if name not in self._names or not offset.isdigit():
+        try:
+            reached = self._changelog.read_position(position)
+        except ValueError:
             return False
-        source = self._names.index(name)
-        self._seen[source] = max(self._seen[source], int(offset))
+        for source, offset, latest in reached:
+            self._offsets[source] = max(self._offsets[source], offset)
+            self._windows.hear(source, latest)
         return True
 
-    def _take(self, arrival: Arrival, now: float, outcome: Outcome) -> None:
-        position = b"%d %s" % (arrival.offset, self._names[arrival.source].encode())
-        entry = self._place(arrival)
-        if entry is None:
-            if len(self._entries) >= self._most:
-                self._give_up(next(iter(self._entries.values())), outcome)
-            entry = _Entry(position, arrival.key, now, arrival.timestamp, arrival.timestamp)
-            self._add(entry)
-        entry.times[arrival.source] = arrival.timestamp
-        entry.earliest = min(entry.earliest, arrival.timestamp)
-        entry.latest = max(entry.latest, arrival.timestamp)
-        if not entry.fired:
-            entry.headers[arrival.source] = arrival.headers
-            entry.parts.update(arrival.parts)
-            if self._met(entry, over=False):
-                outcome.fired.append(self._fire(entry))
-        if len(entry.times) == self._count:
-            self._remove(entry)
-            if not entry.fired and self._met(entry, over=True):
-                outcome.fired.append(self._fire(entry))
-            outcome.changes.append(Change(entry.id, None, position))
-        else:
-            outcome.changes.append(Change(entry.id, self._encode(entry), position))
+    def _restore_entry(self, key: bytes, value: bytes | None) -> bool:
+        try:
+            number, own = self._changelog.read_key(key)
+            self._next = max(self._next, number + 1)
+            self._entries.pop(number, None)
+            if value is not None:
+                self._entries[number] = self._changelog.read_value(number, own, value)
+        except ValueError:
+            return False
+        return True
 
-    def _place(self, arrival: Arrival) -> _Entry | None:
-        """The oldest entry of the key that has no record of this source and is near enough in time."""
-        at, window = arrival.timestamp, self._upstream.window
-        for entry in self._by_key.get(arrival.key, ()):
-            near = max(entry.latest, at) - min(entry.earliest, at) <= window
-            if arrival.source not in entry.times and near:
+    def _begin(self, now: float) -> Outcome:
+        if self._restored:
+            self._restored = False
+            for _, entry in sorted(self._entries.items()):
+                self._add(entry)
+        # A clock that is set back must not put what comes now before what came.
+        self._now = max(self._now, now)
+        return Outcome()
+
+    def _take(self, arrival: Arrival, outcome: Outcome) -> None:
+        """A record goes to the oldest entry of its key that it fits in, or to a new one."""
+        source, at = arrival.source, arrival.timestamp
+        self._windows.hear(source, at)
+        entry = self._partner(arrival)
+        if entry is None:
+            entry = self._open(arrival)
+        entry.low, entry.high = min(entry.low, at), max(entry.high, at)
+        entry.headers[source] = ()
+        if not entry.closed:
+            self._keep(entry, arrival)
+            verdict = self._verdict(entry)
+            if verdict:
+                outcome.fired.append(self._request(entry))
+            if verdict is not None:
+                entry.close()
+        if entry.complete:
+            self._remove(entry, outcome)
+        else:
+            self._change(entry, self._changelog.value(entry), outcome)
+
+    def _partner(self, arrival: Arrival) -> Entry | None:
+        free, at = self._free[arrival.source], arrival.timestamp
+        entries = free.get(arrival.key, ())
+        for index, entry in enumerate(entries):
+            if max(entry.high, at) - min(entry.low, at) <= self._window:
+                if len(entries) == 1:
+                    del free[arrival.key]
+                else:
+                    del free[arrival.key][index]
                 return entry
         return None
 
-    def _met(self, entry: _Entry, *, over: bool) -> bool:
-        """Whether an entry has what it needs; `over`: nothing more will come to it."""
-        upstream, edges = self._upstream, len(self._upstream.edges)
-        data = sum(position < edges for position in entry.parts)
-        return _group_met(upstream.join, upstream.edges, data, entry, over=over) and (
-            not upstream.triggers
-            or _group_met(upstream.triggers_join, upstream.triggers, len(entry.parts) - data, entry, over=over)
-        )
-
-    def _fire(self, entry: _Entry) -> Fired:
-        edges = len(self._upstream.edges)
-        given = [position for position in entry.parts if position < edges]
-        taken = given[:1] if self._upstream.join is Join.ANY else sorted(given)
-        fired = Fired(entry.key, self._headers(entry), tuple(entry.parts[position] for position in taken))
-        # What is left marks that the others' records are late.
-        entry.fired, entry.parts, entry.headers = True, {}, {}
-        return fired
-
-    def _headers(self, entry: _Entry) -> list[tuple[str, bytes | None]]:
-        """Those of all sources in their order: equal pairs of different sources once, and one request id."""
-        merged: list[tuple[str, bytes | None]] = []
-        for _, headers in sorted(entry.headers.items()):
-            there, names = set(merged), {name for name, _ in merged}
-            merged += [
-                pair for pair in headers if pair not in there and not (pair[0] == REQUEST_ID and REQUEST_ID in names)
-            ]
-        return merged
-
-    def _give_up(self, entry: _Entry, outcome: Outcome) -> None:
-        """Too many wait: the oldest goes on with what it has, or is told of."""
-        headers = self._headers(entry)
-        fired, self_met = len(outcome.fired), entry.fired
-        self._end(entry, outcome)
-        if not self_met and len(outcome.fired) == fired:
-            outcome.evicted.append(Fired(entry.key, headers, ()))
-
-    def _end(self, entry: _Entry, outcome: Outcome) -> None:
-        """Nothing more comes to an entry: it fires with what it has, or never."""
-        self._remove(entry)
-        if not entry.fired and self._met(entry, over=True):
-            outcome.fired.append(self._fire(entry))
-        outcome.changes.append(Change(entry.id, None, None))
-
-    def _expire(self, now: float, outcome: Outcome) -> None:
-        """End the entries whose window has passed for every source.
-
-        For a source it has passed by the time of its records, or, when it has been quiet for a window, by the clock.
-        One whose backlog is being read is not quiet, so its records are waited for however old they are.
-        """
-        window = self._upstream.window
-        quiet = [now - came >= window for came in self._came]
-        flowing = min((at for at, is_quiet in zip(self._latest, quiet, strict=True) if not is_quiet), default=math.inf)
-        passed = min(flowing, *self._latest)
-        while self._deadlines and self._deadlines[0][0] <= passed:
-            _, key = heapq.heappop(self._deadlines)
-            entry = self._entries.get(key)
-            if entry is not None:
-                self._end(entry, outcome)
-        for entry in list(self._waited(now - window)):
-            if entry.earliest + window <= flowing:
-                self._end(entry, outcome)
-
-    def _waited(self, since: float) -> Iterator[_Entry]:
-        """The entries that came before a time, oldest first."""
-        for entry in self._entries.values():
-            if entry.arrived > since:
-                return
-            yield entry
-
-    def _add(self, entry: _Entry) -> None:
-        self._entries[entry.id] = entry
-        self._by_key.setdefault(entry.key, []).append(entry)
-        heapq.heappush(self._deadlines, (entry.earliest + self._upstream.window, entry.id))
-
-    def _remove(self, entry: _Entry) -> None:
-        del self._entries[entry.id]
-        others = self._by_key[entry.key]
-        others.remove(entry)
-        if not others:
-            del self._by_key[entry.key]
-
-    def _encode(self, entry: _Entry) -> bytes:
-        head = {
-            "format": _FORMAT,
-            "join": self._fingerprint,
-            "key": _text(entry.key),
-            "fired": entry.fired,
-            "times": list(entry.times.items()),
-            "headers": [
-                (source, [(name, _text(value)) for name, value in headers]) for source, headers in entry.headers.items()
-            ],
-            "parts": [(position, len(part)) for position, part in entry.parts.items()],
-        }
-        encoded = orjson.dumps(head)
-        return b"".join((len(encoded).to_bytes(_LENGTH_BYTES, "big"), encoded, *entry.parts.values()))
-
-    def _decode(self, key: bytes, value: bytes, now: float) -> _Entry:
-        """An entry of this join; ValueError and its like for what is none."""
-        start = _LENGTH_BYTES + int.from_bytes(value[:_LENGTH_BYTES], "big")
-        head: dict[str, Any] = orjson.loads(value[_LENGTH_BYTES:start])
-        if head["format"] != _FORMAT or head["join"] != self._fingerprint:
-            raise ValueError("an entry of another format, or of another version of the join")
-        times = {int(source): float(at) for source, at in head["times"]}
-        entry = _Entry(key, _bytes(head["key"]) or b"", now, min(times.values()), max(times.values()), times)
-        entry.fired = bool(head["fired"])
-        for source, headers in head["headers"]:
-            entry.headers[source] = tuple((name, _bytes(text)) for name, text in headers)
-        for position, length in head["parts"]:
-            entry.parts[position] = value[start : start + length]
-            start += length
+    def _open(self, arrival: Arrival) -> Entry:
+        at, number = arrival.timestamp, self._next
+        self._next += 1
+        entry = Entry(number, arrival.key, at, at, at, [None] * len(self._free), [None] * len(self._source_of))
+        entry.headers[arrival.source] = ()
+        self._entries[number] = entry
+        self._add(entry)
         return entry
 
+    def _add(self, entry: Entry) -> None:
+        entry.arrived = self._now
+        self._windows.add(entry)
+        for free, headers in zip(self._free, entry.headers, strict=True):
+            if headers is None:
+                free.setdefault(entry.key, []).append(entry)
 
-def _group_met(join: Join, edges: Sequence[Edge], given: int, entry: _Entry, *, over: bool) -> bool:
-    """Whether the data or the triggers have come, of which `given` edges have something."""
-    if join is Join.INNER:
-        return given == len(edges)
-    if join is Join.ANY or over:
+    def _remove(self, entry: Entry, outcome: Outcome) -> None:
+        del self._entries[entry.number]
+        for free, headers in zip(self._free, entry.headers, strict=True):
+            if headers is None:
+                entries = free[entry.key]
+                entries.remove(entry)
+                if not entries:
+                    del free[entry.key]
+        self._change(entry, None, outcome)
+
+    def _keep(self, entry: Entry, arrival: Arrival) -> None:
+        """What a record adds: where any of several is enough, nothing after the first.
+
+        The headers of a record of which nothing is kept are not the request's.
+        """
+        for group in self._groups:
+            for position in group.positions:
+                part = arrival.parts.get(position)
+                if part is None or (group.join is Join.ANY and _given(entry, group)):
+                    continue
+                entry.parts[position] = part
+                entry.headers[arrival.source] = arrival.headers
+
+    def _verdict(self, entry: Entry, *, over: bool = False) -> bool | None:
+        """True: it is a request; False: it never will be; None: it waits on. `over`: nothing more comes to it."""
+        verdicts = [self._group_verdict(entry, group, over=over) for group in self._groups]
+        return False if False in verdicts else None if None in verdicts else True
+
+    def _group_verdict(self, entry: Entry, group: _Group, *, over: bool) -> bool | None:
+        given = _given(entry, group)
+        if group.join is Join.ANY and given:
+            return True
+        out = 0
+        for position in group.positions:
+            out += entry.headers[self._source_of[position]] is None
+        if group.join is Join.INNER:
+            if given == len(group.positions):
+                return True
+            return False if over or given + out < len(group.positions) else None
+        if out and not over:
+            return None
         return given > 0
-    return given > 0 and all(edge.source in entry.times for edge in edges)
+
+    def _request(self, entry: Entry) -> Fired:
+        taken = (entry.parts[position] for position in self._data)
+        return Fired(entry.key, _merged(entry.headers), tuple(part for part in taken if part is not None))
+
+    def _change(self, entry: Entry, value: bytes | None, outcome: Outcome) -> None:
+        position = self._changelog.position(self._offsets, self._windows.latest)
+        outcome.changes.append(Change(self._changelog.key(entry), value, position))
+
+    def _end_passed(self, outcome: Outcome) -> None:
+        """End the entries that no record can come to by the time of records, and those over the bound."""
+        while (number := self._windows.passed()) is not None:
+            self._end(self._entries[number], outcome)
+        while len(self._entries) > self._most:
+            self._end(self._entries[self._windows.first()], outcome, early=True)
+
+    def _end_quiet(self, outcome: Outcome) -> None:
+        """End the entries whose other sources have gone quiet, by the clock."""
+        while (number := self._windows.quiet(self._now)) is not None:
+            self._end(self._entries[number], outcome)
+
+    def _end(self, entry: Entry, outcome: Outcome, *, early: bool = False) -> None:
+        """Nothing more comes to an entry: it is a request with what it has, or never."""
+        if not entry.closed:
+            if self._verdict(entry, over=True):
+                outcome.fired.append(self._request(entry))
+            elif early:
+                outcome.evicted.append(self._request(entry))
+        self._remove(entry, outcome)
 
 
-def _text(data: bytes | None) -> str | None:
-    """Any bytes as text that JSON keeps."""
-    return None if data is None else data.decode("latin-1")
+class _Windows:
+    """When the windows of entries end, found without a look at the others.
+
+    A window is over for a source when a record of it has reached the window's end, or when nothing came of it for a
+    window's length by the clock, nor was the entry opened since. One whose backlog is being read is not quiet, so its
+    records are waited for however old they are.
+    """
+
+    def __init__(self, sources: int, window: float, entries: Mapping[int, Entry]) -> None:
+        self.latest, self.heard = [-math.inf] * sources, [-math.inf] * sources
+        self._window, self._entries = window, entries
+        # What the latest records of all sources have reached.
+        self._reached = -math.inf
+        # Numbers of entries, those that are gone included until they come to the front or become too many: all by the
+        # ends of their windows; of these the ones opened within the last window by the clock, oldest first; and the
+        # others, which alone can end by the clock.
+        self._all: list[tuple[float, int]] = []
+        self._young: deque[int] = deque()
+        self._aged: list[tuple[float, int]] = []
+
+    def hear(self, source: int, timestamp: float) -> None:
+        """A source has a record of that time."""
+        if timestamp > self.latest[source]:
+            self.latest[source] = timestamp
+            self._reached = min(self.latest)
+
+    def add(self, entry: Entry) -> None:
+        """An entry that came now, after all that were added."""
+        heapq.heappush(self._all, (entry.opened + self._window, entry.number))
+        self._young.append(entry.number)
+        if len(self._all) + len(self._young) + len(self._aged) > 4 * len(self._entries) + _SLACK:
+            self._all = [place for place in self._all if place[1] in self._entries]
+            self._aged = [place for place in self._aged if place[1] in self._entries]
+            self._young = deque(number for number in self._young if number in self._entries)
+            heapq.heapify(self._all)
+            heapq.heapify(self._aged)
+
+    def first(self) -> int:
+        """The entry whose window ends first; there must be one."""
+        self._clear(self._all)
+        return self._all[0][1]
+
+    def passed(self) -> int | None:
+        """An entry whose window every source's records have passed."""
+        self._clear(self._all)
+        return self._all[0][1] if self._all and self._all[0][0] <= self._reached else None
+
+    def quiet(self, now: float) -> int | None:
+        """An entry whose window is over, for some sources by the clock."""
+        while self._young and self._is_aged(self._young[0], now):
+            number = self._young.popleft()
+            if number in self._entries:
+                heapq.heappush(self._aged, (self._entries[number].opened + self._window, number))
+        self._clear(self._aged)
+        if not self._aged:
+            return None
+        heard = zip(self.latest, self.heard, strict=True)
+        reached = min((latest for latest, at in heard if at + self._window > now), default=math.inf)
+        return self._aged[0][1] if self._aged[0][0] <= reached else None
+
+    def next_quiet(self) -> float | None:
+        """When `quiet` may find an entry, or has to look at one for the first time."""
+        while self._young and self._young[0] not in self._entries:
+            self._young.popleft()
+        self._clear(self._aged)
+        times = [self._entries[self._young[0]].arrived + self._window] if self._young else []
+        if self._aged:
+            heard = zip(self.latest, self.heard, strict=True)
+            out = (at + self._window for latest, at in heard if latest < self._aged[0][0])
+            times.append(max(out, default=-math.inf))
+        return min(times, default=None)
+
+    def _is_aged(self, number: int, now: float) -> bool:
+        entry = self._entries.get(number)
+        return entry is None or entry.arrived + self._window <= now
+
+    def _clear(self, places: list[tuple[float, int]]) -> None:
+        """Take away what is gone from the front."""
+        while places and places[0][1] not in self._entries:
+            heapq.heappop(places)
 
 
-def _bytes(text: str | None) -> bytes | None:
-    return None if text is None else text.encode("latin-1")
+def _given(entry: Entry, group: _Group) -> int:
+    return sum([entry.parts[position] is not None for position in group.positions])
+
+
+def _merged(sources: Iterable[Headers | None]) -> Headers:
+    """The headers of several sources in their order: equal pairs once, and the first request id."""
+    merged: dict[tuple[str, bytes | None], None] = {}
+    named = False
+    for pair in (pair for headers in sources for pair in headers or ()):
+        if pair[0] != REQUEST_ID:
+            merged[pair] = None
+        elif not named:
+            merged[pair], named = None, True
+    return tuple(merged)

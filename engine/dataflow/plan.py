@@ -12,6 +12,8 @@ from engine.resources import Batch, Join
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from engine.protocol.columns import Columns
+
 # The node that stands for what comes in; its inputs are the request's tensors.
 ENTRY = 0
 
@@ -114,6 +116,12 @@ class Plan:
     def reference(self, edge: Edge) -> str:
         """An edge's source as a user writes it: `step.outputs`."""
         return f"{self.nodes[edge.source].name}.{edge.side}"
+
+    def told(self, node: int, columns: Columns) -> str:
+        """What a joining node reads and was given, for an error: its sources, and the tensors' types and shapes."""
+        sources = ", ".join(f"{self.reference(edge)}{_taken(edge)}" for edge in self.nodes[node].edges)
+        tensors = ", ".join(f"{spec.name} {spec.datatype} {list(spec.shape)}" for spec in columns.specs)
+        return f"it joins {sources} and was given {tensors}"
 
 
 def single_model(name: str) -> Plan:

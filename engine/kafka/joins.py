@@ -99,6 +99,7 @@ class Joiner:
         self._leases: Leases
         self._checkpoints: Checkpoints
         self._budget: Share
+        self._restoring = asyncio.Lock()
         self._ticking: asyncio.Task[None] | None = None
 
     @property
@@ -163,20 +164,20 @@ class Joiner:
 
     async def _restored(self, partition: int) -> _Waiting:
         """What waits of a partition number, read back from the changelog when it has become ours."""
-        waiting = self._waiting.get(partition)
-        while waiting is None:
-            leases = self._leases_of(partition)
-            # Of our own, what is being written still counts; what was not begun was dropped with its lease.
-            await self._checkpoints.written()
-            join = KeyedJoin(self.upstream, self._settings.join_max_entries)
-            try:
-                await self._read_back(partition, join)
-            except (KafkaError, OSError, TimeoutError) as error:
-                log.warning("could not read %s, trying again: %s", self._changelog, error or type(error).__name__)
-                await asyncio.sleep(RETRY_SECONDS)
-                continue
-            waiting = self._waiting[partition] = _Waiting(leases, join)
-        return waiting
+        async with self._restoring:
+            while partition not in self._waiting:
+                leases = self._leases_of(partition)
+                # Of our own, what is being written still counts; what was not begun was dropped with its lease.
+                await self._checkpoints.written()
+                join = KeyedJoin(self.upstream, self._settings.join_max_entries)
+                try:
+                    await self._read_back(partition, join)
+                except (KafkaError, OSError, TimeoutError) as error:
+                    log.warning("could not read %s, trying again: %s", self._changelog, error or type(error).__name__)
+                    await asyncio.sleep(RETRY_SECONDS)
+                    continue
+                self._waiting[partition] = _Waiting(leases, join)
+            return self._waiting[partition]
 
     async def _read_back(self, partition: int, join: KeyedJoin) -> None:
         reader = client.new_reader(self._settings, fetch_wait_ms=client.SHORT_FETCH_WAIT_MS)
@@ -307,20 +308,30 @@ class Joiner:
         return Made(lease, place, key or None, (self._topics.errors, lease.partition.partition, text, marks))
 
     async def _tick(self) -> None:
-        """End windows that no record ends."""
+        """End windows that no record ends, of whatever partitions are ours."""
         while True:
             await asyncio.sleep(TICK_SECONDS)
-            now = self._clock()
+            await self._follow_partitions()
             for waiting in self._waiting.values():
-                lease, due = waiting.lease, waiting.join.next_expiry()
-                if lease is None or due is None or due > now:
-                    continue
-                outcome = waiting.join.expire(now)
-                place = f"the join of {self._sources_listed}"
-                changes = self._changes(lease, place, outcome.changes)
-                self._checkpoints.finished(
-                    [*self._outcome(lease, place, outcome), Taken(lease, place, None, 0, changes)]
-                )
+                self._expire(waiting)
+
+    async def _follow_partitions(self) -> None:
+        """Forget what waits on partitions that were lost, and read back what waits on those that have come."""
+        for partition, waiting in list(self._waiting.items()):
+            if waiting.lease is None:
+                del self._waiting[partition]
+        for partition in {tp.partition for tp in self._leases.held if tp.topic in self._sources}:
+            if partition not in self._waiting and None not in self._leases_of(partition).values():
+                await self._restored(partition)
+
+    def _expire(self, waiting: _Waiting) -> None:
+        now, lease, due = self._clock(), waiting.lease, waiting.join.next_expiry()
+        if lease is None or due is None or due > now:
+            return
+        outcome = waiting.join.expire(now)
+        place = f"the join of {self._sources_listed}"
+        changes = self._changes(lease, place, outcome.changes)
+        self._checkpoints.finished([*self._outcome(lease, place, outcome), Taken(lease, place, None, 0, changes)])
 
 
 def _merged(parts: Iterable[bytes]) -> bytes:

@@ -246,6 +246,20 @@ def test_what_waits_for_its_partner_outlives_a_kill(
     second.stop()
 
 
+def test_a_window_that_passes_while_no_worker_runs_ends_when_one_does(
+    seldon_up: SeldonUp, kafka: Kafka, files: Path, topic: Callable[..., str]
+) -> None:
+    first = seldon_up("worker", files).start()
+    with kafka.all_of(topic("outer")) as tap, kafka.all_of(topic("sums")) as answered:
+        send(kafka, topic, "sums", 5)
+        answered.one("5")
+        first.process.send_signal(signal.SIGKILL)
+        first.wait()
+        second = seldon_up("worker", files).start()
+        assert answers(tap, 1, "GIVEN") == {"5": [6]}
+    second.stop()
+
+
 def test_two_workers_join_what_is_spread_over_both(
     seldon_up: SeldonUp, kafka: Kafka, files: Path, topic: Callable[..., str]
 ) -> None:
