@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import pytest
 
 from engine.dataflow.compiler import compile_pipeline
 from engine.dataflow.plan import ENTRY, Edge, Node, Plan
 from engine.protocol.record import Side
-from engine.resources import Join, Output, Pipeline, Step, documents, parse
+from engine.resources import Batch, Join, Output, Pipeline, Step, documents, parse
 
 HEAD = "apiVersion: mlops.seldon.io/v1alpha1\nkind: Pipeline\nmetadata:\n  name: fraud\nspec:\n"
 
@@ -238,7 +239,7 @@ def test_a_cycle_is_told_where_its_first_step_reads_and_without_the_steps_behind
 
 def test_a_cycle_is_told_without_the_steps_that_only_read_it() -> None:
     lines = steps("{name: d, inputs: [b]}", "{name: a, inputs: [b]}", "{name: b, inputs: [a]}")
-    assert refusals(lines) == ['4:26: pipeline "fraud" has a cycle among the steps b, a']
+    assert refusals(lines) == ['3:26: pipeline "fraud" has a cycle among the steps a, b']
 
 
 def test_a_step_that_reads_itself_is_a_cycle() -> None:
@@ -282,20 +283,76 @@ def test_the_window_of_a_join_is_kept_in_seconds() -> None:
     assert plan(lines).nodes[2].window == 0.25
 
 
-UNSUPPORTED = {
-    "external inputs": (
-        steps("{name: a}") + "  input: {externalInputs: [other]}\n",
-        '3:10: pipeline "fraud" has external inputs: not supported yet',
-    ),
-    "cycles": (steps("{name: a}") + "  allowCycles: true\n", '3:16: pipeline "fraud" allows cycles: not supported yet'),
-    "batch": (steps("{name: a, batch: {size: 2}}"), '2:24: step "a" has a batch: not supported yet'),
-}
+CYCLES = "  allowCycles: true\n  maxStepRevisits: 3\n"
+RING = ("{name: a, inputs: [fraud, b], inputsJoinType: any}", "{name: b, inputs: [a]}")
+HINT = ' (a cycle begins at a step that joins a source from outside it by "any" or "outer")'
 
 
-@pytest.mark.parametrize("case", UNSUPPORTED)
-def test_what_is_not_supported_yet_is_refused(case: str) -> None:
-    spec, refusal = UNSUPPORTED[case]
-    assert refusals(spec) == [refusal]
+def test_a_cycle_begins_where_it_can_and_closes_with_an_edge_to_the_next_round() -> None:
+    found = plan(steps(*reversed(RING)) + CYCLES)
+    assert [(node.name, node.cycle) for node in found.nodes] == [("fraud", 0), ("a", 1), ("b", 1)]
+    assert found.nodes[1].edges == (Edge(0, INPUTS), Edge(2, OUTPUTS, back=True))
+    assert found.nodes[2].edges == (Edge(1, OUTPUTS),)
+
+
+def test_a_step_may_be_visited_once_more_than_it_may_be_revisited() -> None:
+    assert plan(steps(*RING) + CYCLES).max_visits == 4
+    assert plan(steps(*RING) + "  allowCycles: true\n").max_visits == 1
+
+
+def test_a_step_may_read_itself_where_cycles_are_allowed() -> None:
+    found = plan(steps("{name: a, inputs: [fraud, a], inputsJoinType: outer}") + CYCLES)
+    assert found.nodes[1].edges[1] == Edge(1, OUTPUTS, back=True)
+
+
+def test_a_step_is_input_and_trigger_of_another() -> None:
+    found = plan(steps("{name: a}", "{name: b, inputs: [a.outputs.x], triggers: [a.outputs.go]}"))
+    assert (found.nodes[2].edges, found.nodes[2].triggers) == (
+        (Edge(1, OUTPUTS, ("x",)),),
+        (Edge(1, OUTPUTS, ("go",)),),
+    )
+
+
+def test_steps_of_a_cycle_that_nothing_begins_can_never_run() -> None:
+    lines = steps("{name: a, inputs: [fraud, b]}", "{name: b, inputs: [a]}", "{name: c, inputs: [b]}") + CYCLES
+    assert refusals(lines + "  output: {steps: [c]}\n") == [
+        f'2:33: step "a" can never run: it waits for b.outputs, which can never come{HINT}',
+        f'3:26: step "b" can never run: it waits for a.outputs, which can never come{HINT}',
+        '4:26: step "c" can never run: it waits for b.outputs, which can never come',
+        "7:20: the output can never come: it waits for c.outputs, which can never come",
+    ]
+
+
+def test_two_sources_in_one_cycle_have_no_rounds_in_common_with_another() -> None:
+    other = ("{name: c, inputs: [fraud, d], inputsJoinType: any}", "{name: d, inputs: [c]}")
+    lines = steps(*RING, *other, "{name: e, inputs: [a, b, c]}") + CYCLES
+    assert refusals(lines) == [
+        (
+            '6:29: step "e" waits for a.outputs, b.outputs of one cycle and reads another, so that no rounds pair them '
+            "(join them in a step that is in no cycle)"
+        )
+    ]
+    assert plan(lines.replace("[a, b, c]}", "[a, b, c], inputsJoinType: any}"))
+
+
+def test_a_batch_stands_in_the_plan() -> None:
+    assert plan(steps("{name: a, batch: {size: 2, windowMs: 50}}")).nodes[1].batch == Batch(2, 50)
+
+
+def test_what_is_read_of_other_pipelines_is_none_of_the_plans_business() -> None:
+    fed = plan(steps("{name: a}") + "  input: {externalInputs: [other]}\n")
+    assert fed == plan(steps("{name: a}"))
+
+
+@pytest.mark.parametrize("ways", ["one ring", "many rings"])
+def test_cycles_of_10_000_steps_are_ordered_in_no_time(ways: str) -> None:
+    source = (lambda n: n - 1) if ways == "one ring" else (lambda n: n - 1 if n % 2 else n + 1)
+    found = [Step(f"s{n}", inputs=("fraud", f"s{source(n) % 10_000}"), inputs_join=Join.ANY) for n in range(10_000)]
+    pipeline = replace(many(1), steps=tuple(found), output=None, allow_cycles=True)
+    since = time.perf_counter()
+    compiled, problems = compile_pipeline(pipeline)
+    assert (problems, len(compiled.nodes) if compiled else 0) == ([], 10_001)
+    assert time.perf_counter() - since < 1
 
 
 @pytest.mark.parametrize("join", ["inner", "any"])
