@@ -8,7 +8,7 @@ INSTALLED := .venv/.installed
 IRIS := pipelines/iris/model.joblib
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test demo up bench proto clean
+.PHONY: help setup check test nightly demo up bench proto clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -36,6 +36,9 @@ check: setup ## format, lint, types, layers, spelling and the tests that need no
 
 test: setup ## all tests, on the embedded broker and on Apache Kafka where Java and Maven are there
 	$(BIN)/pytest
+
+nightly: setup ## the tests of the dataflow's rules with ten times the examples
+	$(BIN)/pytest tests/properties --hypothesis-profile nightly
 
 demo: setup ## start everything, send requests to the sample pipelines, show the answers
 	$(BIN)/python pipelines/demo.py

@@ -243,7 +243,7 @@ async def _view(reader: Any, topology: client.Topology, topics: Topics) -> View:
 
 
 async def _read(reader: Any, spans: Mapping[Any, tuple[int, int]], take: Callable[[Any], None]) -> None:
-    """Read each partition from its first offset up to, and without, its second."""
+    """Read each partition from its first offset up to its second, and what is handed out with that."""
     waiting = {partition: end for partition, (start, end) in spans.items() if start < end}
     if not waiting:
         return
@@ -252,10 +252,9 @@ async def _read(reader: Any, spans: Mapping[Any, tuple[int, int]], take: Callabl
         reader.seek(partition, spans[partition][0])
     while waiting:
         polled = await reader.getmany(*waiting, timeout_ms=_POLL_MS)
-        for partition, records in polled.items():
+        for records in polled.values():
             for record in records:
-                if record.offset < spans[partition][1]:
-                    take(record)
+                take(record)
         # By position, as an end may be a transaction's marker, which is never handed out.
         for partition in [p for p, end in waiting.items() if await reader.position(p) >= end]:
             reader.pause(partition)
@@ -338,6 +337,9 @@ class _Tails:
 
     def _take(self, raw: Any) -> None:
         partition = self.partitions[aiokafka.TopicPartition(raw.topic, raw.partition)]
+        # The embedded broker's end of a partition stands within its last batch, so what is after it counts at first.
+        if partition.low < partition.end and raw.offset >= partition.low:
+            return
         partition.oldest = raw.timestamp if partition.oldest is None else min(partition.oldest, raw.timestamp)
         if belongs(raw.headers, self.pipeline, unnamed=self.sources[raw.topic].unnamed):
             partition.own += 1

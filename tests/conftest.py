@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 # --import-mode=importlib leaves sys.path alone, so a module beside this file has to be put in reach.
 sys.path.insert(0, str(Path(__file__).parent))
@@ -59,6 +60,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if reason is not None:
         word = "FAILED" if _on_ci() else "SKIPPED"
         terminalreporter.write_line(f"{word}: Apache Kafka tests: {reason}", yellow=True, bold=True)
+
+
+# `make nightly`.
+settings.register_profile("nightly", max_examples=20_000)
 
 
 @pytest.fixture(scope="session")

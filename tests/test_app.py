@@ -56,7 +56,7 @@ spec:
   steps: [{name: double}]
   output: {steps: [double]}
 """
-FED = PLAIN.replace("first", "second").replace("spec:", "spec:\n  input: {externalInputs: [frist]}")
+FED = PLAIN.replace("first", "second").replace("spec:", "spec:\n  input: {externalInputs: [firsts]}")
 
 
 def test_a_pipeline_that_nothing_can_feed_is_refused_before_anything_starts(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_a_pipeline_that_nothing_can_feed_is_refused_before_anything_starts(tmp_
 
 def test_what_may_be_loaded_already_is_looked_for_where_it_is_known(tmp_path: Path) -> None:
     path, first = tmp_path / "fed.yaml", tmp_path / "first.yaml"
-    path.write_text(FED.replace("frist", "first"))
+    path.write_text(FED.replace("firsts", "first"))
     first.write_text(PLAIN)
     named, view = read([path]), View()
     with pytest.raises(InvalidResources):
@@ -81,7 +81,7 @@ def test_what_may_be_loaded_already_is_looked_for_where_it_is_known(tmp_path: Pa
 
 def test_an_input_that_is_no_reference_is_told_with_the_other_faults(tmp_path: Path) -> None:
     path = tmp_path / "fed.yaml"
-    path.write_text(FED.replace("frist", "first.output").replace("name: double", "name: double, inputs: [zzz]"))
+    path.write_text(FED.replace("firsts", "first.output").replace("name: double", "name: double, inputs: [zzz]"))
     with pytest.raises(InvalidResources) as caught:
         read([path])
     assert [problem.place.line for problem in caught.value.problems] == [5, 6]
@@ -92,7 +92,7 @@ def test_10_000_steps_with_a_fault_each_are_refused_in_time(tmp_path: Path) -> N
     path = tmp_path / "many.yaml"
     steps = "".join(f"    - {{name: s{number}, inputs: [t{number}]}}\n" for number in range(10_000))
     path.write_text(PLAIN.replace("steps: [{name: double}]\n", f"steps:\n{steps}"))
-    since = time.perf_counter()
+    since = time.process_time()
     with pytest.raises(InvalidResources):
         read([path])
-    assert time.perf_counter() - since < 5
+    assert time.process_time() - since < 5

@@ -1,8 +1,11 @@
-"""The documentation of pipelines: its pictures are what the command prints, and no field is left out."""
+"""The documentation of pipelines: its pictures and examples are what the commands print, and no field is left out."""
 
 from __future__ import annotations
 
 import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,7 @@ TEXT = (ROOT / "docs" / "pipelines.md").read_text()
 PICTURES = re.findall(
     r"`(pipelines/[-a-z]+\.yaml)`(?:, pipeline `([-a-z]+)`)?:\n\n```mermaid\n(.*?)```", TEXT, re.DOTALL
 )
+EXAMPLES = re.findall(r"```console\n\$ (seldon pipeline try [^\n]*)\n(.*?)```", TEXT, re.DOTALL)
 FIELDS = sorted(
     {
         *pipeline._FIELDS,
@@ -36,6 +40,26 @@ def test_a_picture_is_what_the_command_prints(file: str, name: str, drawn: str) 
     chosen = ["--name", name] if name else []
     result = CliRunner().invoke(main, ["pipeline", "graph", str(ROOT / file), *chosen, "--format", "mermaid"])
     assert result.output == drawn
+
+
+def parts(printed: str) -> list[str]:
+    """What passed each place; places that are reached side by side are told in either order."""
+    return sorted(re.split(r"\n(?! )", printed.rstrip()))
+
+
+def test_every_sample_without_input_has_an_example() -> None:
+    drawn_alone = [file for file, name, _ in PICTURES if not name]
+    assert [shlex.split(command)[3] for command, _ in EXAMPLES] == drawn_alone
+
+
+@pytest.mark.parametrize(("command", "printed"), EXAMPLES, ids=[shlex.split(command)[3] for command, _ in EXAMPLES])
+def test_an_example_prints_what_the_page_says(command: str, printed: str) -> None:
+    # A process of its own: a try imports the samples' `models`, and other tests have modules of that name.
+    seldon, *arguments = shlex.split(command)
+    done = subprocess.run(
+        [Path(sys.executable).with_name(seldon), *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (parts(done.stdout), done.stderr) == (parts(printed), "")
 
 
 @pytest.mark.parametrize("field", FIELDS)

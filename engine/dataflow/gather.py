@@ -316,6 +316,9 @@ class Gather:
             self._unmet(node, hopeless, self._unjoined(self.plan.nodes[node]))
 
     def _unjoined(self, node: Node) -> str:
+        if not node.cycle and any(self.plan.nodes[edge.source].cycle for edge in node.sources):
+            names = ", ".join(dict.fromkeys(self.plan.reference(edge) for edge in node.sources))
+            return f"no round gave what it wants of {names}"
         reasons = []
         for what, edges, join in (("", node.edges, node.join), ("as triggers ", node.triggers, node.triggers_join)):
             names = ", ".join(self.plan.reference(edge) for edge in edges)
@@ -422,8 +425,7 @@ class Gather:
         for (node, round_), pairs in ready.items():
             self._run_joined(node, pairs, round_)
         for (node, round_), requests in hopeless.items():
-            target = self.plan.nodes[node]
-            self._unmet(node, requests, self._unjoined(target) + ("" if target.cycle else " in any round"), round_)
+            self._unmet(node, requests, self._unjoined(self.plan.nodes[node]), round_)
 
 
 def _waiting(request: Progress, index: int, node: Node) -> Waiting:

@@ -165,7 +165,8 @@ def _foreign(folder: Path) -> set[str]:
 
 
 def _modules_named(tops: set[str]) -> dict[str, ModuleType]:
-    return {name: module for name, module in sys.modules.items() if name.partition(".")[0] in tops}
+    # A copy, since another thread may import meanwhile.
+    return {name: module for name, module in list(sys.modules.items()) if name.partition(".")[0] in tops}
 
 
 def _is_from(module: ModuleType, spec: ModuleSpec) -> bool:

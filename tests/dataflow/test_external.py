@@ -201,16 +201,16 @@ def test_a_cycle_with_what_is_loaded_already_is_told_where_it_is_closed() -> Non
 
 def test_thousands_of_pipelines_are_checked_in_no_time() -> None:
     chain = [plain("p0"), *(fed(f"externalInputs: [p{n - 1}]", name=f"p{n}") for n in range(1, 2000))]
-    since = time.perf_counter()
+    since = time.process_time()
     assert check_upstreams(chain) == []
-    assert time.perf_counter() - since < 1
+    assert time.process_time() - since < 1
 
 
 def test_a_reference_of_10_kb_is_refused_in_no_time() -> None:
     pipeline = fed(f"externalInputs: [{'x.' * 5000}]")
-    since = time.perf_counter()
+    since = time.process_time()
     assert len(compile_input(pipeline)[1]) == 1
-    assert time.perf_counter() - since < 1
+    assert time.process_time() - since < 1
 
 
 def test_an_input_is_drawn_in_every_form() -> None:

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engine.dataflow.gather import Answer, Call, Done, Gather, Progress
+from engine.dataflow.gather import Answer, Call, Done, Gather, Progress, Refused, Wait
 from engine.dataflow.plan import ENTRY, Edge, Node, Plan, single_model
-from engine.errors import ModelFailed, NoAnswer
+from engine.errors import ModelFailed, NoAnswer, TooManyVisits
 from engine.protocol.columns import Columns, TensorSpec
 from engine.protocol.record import Side
 from engine.resources import Join
@@ -40,16 +41,21 @@ def joined(join: Join) -> Plan:
 
 
 def told(instructions: list[Instruction], *requests: Progress) -> list[tuple[object, ...]]:
-    """Instructions as (node or kind, request numbers, tensors of the first row)."""
+    """Instructions as (node or kind, request numbers, tensors of the rows); calls in later rounds with their round."""
     found: list[tuple[object, ...]] = []
     for instruction in instructions:
         numbers = [requests.index(request) for request in instruction.requests]
         if isinstance(instruction, Done):
             found.append(("done", numbers))
-            continue
-        what = instruction.node if isinstance(instruction, Call) else "answer"
-        rows = [cells.tolist() for cells in instruction.columns.cells]
-        found.append((what, numbers, rows))
+        elif isinstance(instruction, Refused):
+            found.append(("refused", numbers, str(instruction.error)))
+        elif isinstance(instruction, Wait):
+            found.append(("wait", numbers, instruction.node, instruction.round, instruction.seconds))
+        else:
+            what = instruction.node if isinstance(instruction, Call) else "answer"
+            rows = [cells.tolist() for cells in instruction.columns.cells]
+            later = (instruction.round,) if isinstance(instruction, Call) and instruction.round else ()
+            found.append((what, numbers, rows, *later))
     return found
 
 
@@ -258,3 +264,159 @@ def test_a_long_list_of_missing_steps_is_cut() -> None:
     text = str(gather.outcome(request))
     assert 'step "s0" did not run, p.inputs gave x and not "y"; ' in text
     assert text.endswith('step "s4" did not run, s3.outputs gave nothing; …')
+
+
+# The sample of the reference: the same step is input and trigger, of the step that goes round and of the one outside.
+COUNTER = Node("counter", (START, Edge(2, OUTPUTS, ("output",), back=True)), Join.ANY, cycle=1)
+LOOP = Node("loop", (edge(1, "output"),), Join.INNER, (edge(1, "continue"),), cycle=1)
+COUNTED = Node("done", (edge(1, "output"),), Join.INNER, (edge(1, "stop"),))
+CYCLE = replace(plan(COUNTER, LOOP, COUNTED, Node("p", (edge(3),))), max_visits=3)
+
+
+def said(*rows: int, also: str) -> Columns:
+    """What the counter answers: its count, and whether to go on."""
+    count, more = columns(*rows, name="output"), columns(*rows, name=also)
+    return Columns(count.ids, count.specs + more.specs, count.cells + more.cells)
+
+
+def test_a_cycle_goes_round_until_a_step_outside_it_has_what_it_waits_for() -> None:
+    gather, request = Gather(CYCLE), Progress()
+    assert told(gather.start([request], columns(1)), request) == [(1, [0], [[1]])]
+    assert told(gather.answer(1, [request], said(2, also="continue")), request) == [(2, [0], [[2]])]
+    assert told(gather.answer(2, [request], columns(2, name="output")), request) == [(1, [0], [[2]], 1)]
+    assert told(gather.answer(1, [request], said(3, also="stop"), 1), request) == [(3, [0], [[3]])]
+    assert told(gather.answer(3, [request], columns(3)), request) == [("answer", [0], [[3]]), ("done", [0])]
+    assert gather.outcome(request) is None
+
+
+def test_requests_of_one_batch_go_round_on_their_own_and_together_where_they_can() -> None:
+    gather, requests = Gather(CYCLE), [Progress(), Progress(), Progress()]
+    first, second, third = requests
+    gather.start(requests, columns(1, 2, 3))
+    assert told(gather.answer(1, [second], said(9, also="stop")), *requests) == [(3, [1], [[9]])]
+    gather.answer(1, [third, first], said(4, 2, also="continue"))
+    calls = gather.answer(2, [first, third], columns(2, 4, name="output"))
+    assert told(calls, *requests) == [(1, [0, 2], [[2, 4]], 1)]
+
+
+def test_a_step_that_would_run_too_often_fails_instead() -> None:
+    gather, request = Gather(replace(CYCLE, max_visits=2)), Progress()
+    gather.start([request], columns(1))
+    for round_ in range(2):
+        gather.answer(1, [request], said(1, also="continue"), round_)
+        found = gather.answer(2, [request], columns(1, name="output"), round_)
+    text = 'step "counter" was visited 2 times, the most that maxStepRevisits allows'
+    assert told(found, request) == [("refused", [0], text), ("done", [0])]
+    outcome = gather.outcome(request)
+    assert isinstance(outcome, TooManyVisits)
+    assert (str(outcome), outcome.step) == (text, "counter")
+
+
+def test_of_a_batch_only_those_fail_that_ran_too_often() -> None:
+    gather, requests = Gather(replace(CYCLE, max_visits=1)), [Progress(), Progress()]
+    gather.start(requests[:1], columns(1))
+    gather.answer(1, requests[:1], said(1, also="continue"))
+    gather.start(requests[1:], columns(2))
+    text = 'step "counter" was visited once, the most that maxStepRevisits allows'
+    found = gather.answer(2, requests[:1], columns(1, name="output"))
+    assert told(found, *requests) == [("refused", [0], text), ("done", [0])]
+
+
+def test_a_failure_in_a_cycle_ends_it() -> None:
+    gather, request = Gather(CYCLE), Progress()
+    gather.start([request], columns(1))
+    gather.answer(1, [request], said(1, also="continue"))
+    assert told(gather.fail(2, [request], ModelFailed("broken")), request) == [("done", [0])]
+    assert str(gather.outcome(request)) == "broken"
+
+
+def test_a_cycle_that_ended_without_an_answer_tells_what_never_ran() -> None:
+    gather, request = Gather(CYCLE), Progress()
+    gather.start([request], columns(1))
+    gather.answer(1, [request], said(1, also="continue"))
+    gather.answer(2, [request], columns(1, name="output"))
+    assert told(gather.answer(1, [request], columns(1, name="output"), 1), request) == [("done", [0])]
+    assert str(gather.outcome(request)) == (
+        'pipeline "p" ended without an answer: step "done" did not run, no round gave what it wants of '
+        "counter.outputs; the output did not run, done.outputs gave nothing"
+    )
+
+
+def test_data_of_one_round_and_triggers_of_another_do_not_meet() -> None:
+    gather, request = Gather(CYCLE), Progress()
+    gather.start([request], columns(1))
+    gather.answer(1, [request], said(1, also="continue"))
+    gather.answer(2, [request], columns(1, name="output"))
+    assert told(gather.answer(1, [request], columns(1, name="stop"), 1), request) == [("done", [0])]
+
+
+def test_what_is_held_does_not_set_a_later_round_off() -> None:
+    outer = replace(COUNTER, join=Join.OUTER)
+    gather, request = Gather(replace(CYCLE, nodes=(CYCLE.nodes[0], outer, *CYCLE.nodes[2:]))), Progress()
+    gather.start([request], columns(1))
+    gather.answer(1, [request], said(1, also="continue"))
+    assert told(gather.answer(2, [request], columns(1)), request) == [("done", [0])]
+
+
+def test_an_outer_join_in_a_cycle_has_what_is_held_again_in_each_round() -> None:
+    outer = replace(COUNTER, join=Join.OUTER)
+    gather, request = Gather(replace(CYCLE, nodes=(CYCLE.nodes[0], outer, *CYCLE.nodes[2:]))), Progress()
+    gather.start([request], columns(1))
+    gather.answer(1, [request], said(1, also="continue"))
+    found = gather.answer(2, [request], columns(5, name="output"))
+    assert told(found, request) == [(1, [0], [[1], [5]], 1)]
+
+
+def test_the_window_of_a_join_in_a_cycle_is_that_of_its_round() -> None:
+    first = Node("a", (START, Edge(3, OUTPUTS, back=True)), Join.ANY, cycle=1)
+    join = Node("c", (edge(1), edge(2)), Join.OUTER, window=0.5, cycle=1)
+    gather, request = (
+        Gather(replace(plan(first, Node("b", (edge(1),), cycle=1), join, output=False), max_visits=2)),
+        Progress(),
+    )
+    gather.start([request], columns(1))
+    assert told(gather.answer(1, [request], columns(5)), request) == [("wait", [0], 3, 0, 0.5), (2, [0], [[5]])]
+    assert told(gather.expire(3, [request]), request) == [(3, [0], [[5]])]
+    gather.answer(3, [request], columns(6))
+    assert told(gather.answer(1, [request], columns(7), 1), request) == [("wait", [0], 3, 1, 0.5), (2, [0], [[7]], 1)]
+    assert gather.expire(3, [request]) == []
+    assert told(gather.expire(3, [request], 1), request) == [(3, [0], [[7]], 1)]
+
+
+RINGS = (
+    Node("a", (START, Edge(1, OUTPUTS, back=True)), Join.ANY, cycle=1),
+    Node("b", (START, Edge(2, OUTPUTS, back=True)), Join.ANY, cycle=2),
+)
+
+
+def test_what_reads_two_cycles_takes_the_first_that_each_gives() -> None:
+    both = plan(*RINGS, Node("p", (edge(1, "y"), edge(2))))
+    gather, request = Gather(replace(both, max_visits=2)), Progress()
+    gather.start([request], columns(1))
+    gather.answer(1, [request], columns(10))
+    gather.answer(2, [request], columns(20))
+    gather.answer(2, [request], columns(21), 1)
+    found = gather.answer(1, [request], columns(11, name="y"), 1)
+    assert ("answer", [0], [[11], [20]]) in told(found, request)
+
+
+def test_what_reads_two_cycles_gives_up_when_one_ends_without_what_it_wants() -> None:
+    gather, request = Gather(plan(*RINGS, Node("p", (edge(1, "y"), edge(2))))), Progress()
+    gather.start([request], columns(1))
+    gather.answer(2, [request], columns(20))
+    gather.fail(1, [request], ModelFailed("broken"))
+    assert request.unmet == [(3, "the output did not run, no round gave what it wants of a.outputs, b.outputs")]
+
+
+def ring(length: int) -> Plan:
+    """Steps that each read what the step before is given, deeper than Python's stack; the first reads the last too."""
+    first = Node("s0", (START, Edge(length, INPUTS, back=True)), Join.ANY, cycle=1)
+    rest = (Node(f"s{number}", (edge(number, side=INPUTS),), cycle=1) for number in range(1, length))
+    return plan(first, *rest, output=False)
+
+
+def test_a_round_runs_through_a_cycle_deeper_than_the_stack() -> None:
+    gather, request = Gather(replace(ring(10_000), max_visits=2)), Progress()
+    found = gather.start([request], columns(1))
+    assert len([call for call in found if isinstance(call, Call)]) == 20_000
+    assert isinstance(found[-1], Refused)

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import pytest
+
 from engine.dataflow.plan import Edge, Node, Plan, as_data, as_mermaid, as_text, single_model
 from engine.protocol.record import Side
-from engine.resources import Join
+from engine.resources import Batch, Join
 
 PLAN = Plan(
     "fraud",
@@ -93,6 +95,48 @@ def test_a_plan_is_drawn_by_mermaid() -> None:
 
 def test_a_plan_is_plain_data() -> None:
     assert as_data(PLAN) == DATA
+
+
+CYCLE = Plan(
+    "p",
+    (
+        Node("p"),
+        Node("a", (Edge(0, Side.INPUTS), Edge(2, Side.OUTPUTS, ("x",), back=True)), Join.ANY, cycle=1),
+        Node("b", (Edge(1, Side.OUTPUTS),), batch=Batch(8, 50), cycle=1),
+    ),
+    output=False,
+)
+
+
+def test_back_edges_and_batches_are_told_as_text() -> None:
+    assert as_text(CYCLE) == (
+        "pipeline p\n"
+        "  a (any)\n    <- p.inputs\n    <- b.outputs x (next round)\n"
+        "  b (batch of 8 rows within 50 ms)\n    <- a.outputs\n"
+    )
+
+
+def test_back_edges_and_batches_are_drawn_by_mermaid() -> None:
+    drawn = as_mermaid(CYCLE)
+    assert '  n2 -->|"x (next round)"| n1\n' in drawn
+    assert '  n2["b<br/>batch of 8 rows within 50 ms"]\n' in drawn
+
+
+def test_back_edges_and_batches_are_plain_data() -> None:
+    _, first, second = as_data(CYCLE)["nodes"]
+    assert first["sources"][1] == {"from": "b.outputs", "tensors": ["x"], "renames": {}, "nextRound": True}
+    assert second["batch"] == {"size": 8, "windowMs": 50}
+
+
+@pytest.mark.parametrize(("batch", "told"), [(Batch(8), "batch of 8 rows"), (Batch(None, 50), "batch within 50 ms")])
+def test_a_batch_may_lack_a_bound(batch: Batch, told: str) -> None:
+    plan = Plan("p", (Node("p"), Node("a", (Edge(0, Side.INPUTS),), batch=batch)), output=False)
+    assert f"  a ({told})\n" in as_text(plan)
+
+
+def test_what_a_cycle_gives_to_the_output_is_before_the_output() -> None:
+    nodes = (*CYCLE.nodes, Node("p", (Edge(1, Side.OUTPUTS),)))
+    assert Plan("p", nodes, output=True).before_output == {0, 1, 2, 3}
 
 
 def test_a_quote_in_a_tensors_name_does_not_end_its_label() -> None:
