@@ -210,7 +210,8 @@ class _Compiler:
             name = seen[name].name
         ring = list(seen)[list(seen).index(name) :]
         path = seen[ring[0]].path
-        self._problem(path, f'pipeline "{self.pipeline.name}" has a cycle among the steps {_listed(ring)}')
+        message = f'pipeline "{self.pipeline.name}" has a cycle among the steps {_listed(ring)}'
+        self._problem(path, message, "allowCycles: true permits it")
 
     def _refuse_stuck(self, stuck: Mapping[str, int]) -> None:
         """Tell of what can never run what it waits for; the steps come with the number of their cycle."""

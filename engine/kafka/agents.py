@@ -102,8 +102,8 @@ class Worker:
 
     @property
     def crashed(self) -> bool:
-        """Whether the app has fallen over; it must be replaced then."""
-        return bool(self._app.crashed)
+        """Whether the app, or what makes its requests, has fallen over; it must be replaced then."""
+        return bool(self._app.crashed) or (self.joiner is not None and self.joiner.crashed)
 
     async def stop(self, *, drain: bool = True) -> None:
         """Take nothing new, finish what is being worked on within a bound, commit, leave the group.

@@ -119,6 +119,11 @@ class Joiner:
             self._ticking.cancel()
             await asyncio.gather(self._ticking, return_exceptions=True)
 
+    @property
+    def crashed(self) -> bool:
+        """Whether windows are not looked after any more; it must be replaced then."""
+        return self._ticking is not None and self._ticking.done()
+
     async def take(self, lease: Lease, records: Sequence[Any]) -> bool:
         """One partition's records of a poll; False when its topics must be read again from their committed offsets."""
         waiting = None
@@ -182,18 +187,24 @@ class Joiner:
     async def _read_back(self, partition: int, join: KeyedJoin) -> None:
         reader = client.new_reader(self._settings, fetch_wait_ms=client.SHORT_FETCH_WAIT_MS)
         tp = aiokafka.TopicPartition(self._changelog, partition)
+        loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(client.CONNECT_TIMEOUT):
+            async with asyncio.timeout(client.CONNECT_TIMEOUT) as patience:
                 await reader.start()
                 reader.assign([tp])
                 end = (await reader.end_offsets([tp]))[tp]
                 while await reader.position(tp) < end:
                     for record in (await reader.getmany(tp, timeout_ms=1000)).get(tp, ()):
-                        position = dict(record.headers).get(POSITION)
-                        if not join.restore(record.key, record.value, position, self._clock()):
-                            log.warning("passed over a record of %s that this version cannot use", self._changelog)
+                        self._restore(join, record)
+                        # A long changelog takes its time; only a broker that says nothing is given up.
+                        patience.reschedule(loop.time() + client.CONNECT_TIMEOUT)
         finally:
             await client.stop(reader)
+
+    def _restore(self, join: KeyedJoin, record: Any) -> None:
+        position = dict(record.headers).get(POSITION)
+        if not join.restore(record.key, record.value, position, self._clock()):
+            log.warning("passed over a record of %s that this version cannot use", self._changelog)
 
     def _read(self, lease: Lease, records: Sequence[Any]) -> tuple[list[Made], list[Arrival]]:
         """What of the records is for us, in their order, and errors for those that cannot be read."""

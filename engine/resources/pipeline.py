@@ -132,12 +132,14 @@ def _steps(pipeline: str, spec: Section) -> tuple[Step, ...]:
     for section in spec.sections("steps"):
         step = _step(section)
         if step.name and step.name in found:
-            section.refuse(f"{spec.title} has repeated step {quoted(step.name)}", at="name")
+            hint = "a step runs the model of its name; load the model under a second name to run it twice"
+            section.refuse(f"{spec.title} has repeated step {quoted(step.name)}", hint, at="name")
         if step.name and step.name == pipeline:
-            section.refuse(f"{spec.title} must not have a step of its own name", at="name")
+            hint = "the pipeline's name in a reference means what came in; rename one of them"
+            section.refuse(f"{spec.title} must not have a step of its own name", hint, at="name")
         found[step.name] = step
     if spec.data.get("steps") in (None, []):
-        spec.refuse(f"{spec.title} has no steps", at="steps")
+        spec.refuse(f"{spec.title} has no steps", "write steps: [{name: <model>}]", at="steps")
     return tuple(found.values())
 
 
@@ -164,7 +166,8 @@ def _batch(step: Section) -> Batch | None:
     section = section.titled(f"{step.title} batch")
     section.only(_BATCH_FIELDS)
     if section.flag("rolling"):
-        section.refuse(f"{section.title}: rolling batches are not supported", at="rolling")
+        hint = 'leave it out; "size" and "windowMs" bound a batch'
+        section.refuse(f"{section.title}: rolling batches are not supported", hint, at="rolling")
     batch = Batch(section.number("size", least=1), section.number("windowMs", least=1))
     return None if batch == Batch() else batch
 
@@ -176,7 +179,8 @@ def _input(spec: Section) -> Input | None:
     section = section.titled(f"{spec.title} input")
     section.only(_INPUT_FIELDS)
     if section.data.get("externalInputs") in (None, []):
-        section.refuse(f'{section.title} has no "externalInputs"', at="externalInputs")
+        hint = "write externalInputs: [<pipeline>], or leave the input out"
+        section.refuse(f'{section.title} has no "externalInputs"', hint, at="externalInputs")
     return Input(
         external_inputs=_references(section, "externalInputs", "external input"),
         external_triggers=_references(section, "externalTriggers", "external trigger"),
@@ -209,5 +213,5 @@ def _references(section: Section, key: str, noun: str) -> tuple[str, ...]:
     references = section.texts(key)
     for index, reference in enumerate(references):
         if not reference.strip() or reference.startswith("."):
-            section.refuse(f"{section.title} has an empty {noun}", at=(key, index))
+            section.refuse(f"{section.title} has an empty {noun}", "name what it reads, or delete it", at=(key, index))
     return references

@@ -234,16 +234,20 @@ def test_a_cycle_is_told_where_its_first_step_reads_and_without_the_steps_behind
     lines = steps(
         "{name: a, inputs: [c]}", "{name: b, inputs: [a]}", "{name: c, inputs: [b]}", "{name: d, inputs: [c]}"
     )
-    assert refusals(lines) == ['2:26: pipeline "fraud" has a cycle among the steps a, c, b']
+    assert refusals(lines) == [
+        '2:26: pipeline "fraud" has a cycle among the steps a, c, b (allowCycles: true permits it)'
+    ]
 
 
 def test_a_cycle_is_told_without_the_steps_that_only_read_it() -> None:
     lines = steps("{name: d, inputs: [b]}", "{name: a, inputs: [b]}", "{name: b, inputs: [a]}")
-    assert refusals(lines) == ['3:26: pipeline "fraud" has a cycle among the steps a, b']
+    assert refusals(lines) == ['3:26: pipeline "fraud" has a cycle among the steps a, b (allowCycles: true permits it)']
 
 
 def test_a_step_that_reads_itself_is_a_cycle() -> None:
-    assert refusals(steps("{name: a, inputs: [a]}")) == ['2:26: pipeline "fraud" has a cycle among the steps a']
+    assert refusals(steps("{name: a, inputs: [a]}")) == [
+        '2:26: pipeline "fraud" has a cycle among the steps a (allowCycles: true permits it)'
+    ]
 
 
 def test_all_faults_are_told_at_once() -> None:
@@ -269,7 +273,7 @@ def test_a_step_stands_after_its_triggers() -> None:
 
 def test_a_cycle_through_a_trigger_is_a_cycle() -> None:
     lines = steps("{name: a, triggers: [b]}", "{name: b, inputs: [a]}")
-    assert refusals(lines) == ['2:28: pipeline "fraud" has a cycle among the steps a, b']
+    assert refusals(lines) == ['2:28: pipeline "fraud" has a cycle among the steps a, b (allowCycles: true permits it)']
 
 
 def test_a_trigger_of_an_unknown_step_is_refused() -> None:

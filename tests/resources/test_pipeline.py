@@ -18,12 +18,12 @@ def pipeline(spec: str) -> Pipeline:
 
 
 def refusals(spec: str) -> list[str]:
-    """The headlines of all problems, with lines counted from the first of the spec's fields."""
+    """The headlines and hints of all problems, with lines counted from the first of the spec's fields."""
     found, faults = documents(HEAD + spec, "p.yaml")
     assert faults == []
     resource, problems = parse(found[0])
     assert resource is None
-    return [f"{p.place.line - 5}:{p.place.column}: {p.message}" for p in problems]
+    return [f"{p.place.line - 5}:{p.place.column}: {p.message}" + (f" ({p.hint})" if p.hint else "") for p in problems]
 
 
 FULL = """\
@@ -119,19 +119,24 @@ def test_an_output_may_have_no_steps() -> None:
     assert pipeline(ONE_STEP + "  output: {steps: []}\n").output == Output(())
 
 
-@pytest.mark.parametrize("steps", ["  steps: []\n", "  steps:\n", "  allowCycles: false\n"])
-def test_a_pipeline_without_steps_is_refused(steps: str) -> None:
-    (refusal,) = refusals(steps)
-    assert refusal.endswith('pipeline "fraud" has no steps')
+@pytest.mark.parametrize(
+    ("steps", "place"), [("  steps: []\n", "1:10"), ("  steps:\n", "1:9"), ("  allowCycles: false\n", "0:1")]
+)
+def test_a_pipeline_without_steps_is_refused(steps: str, place: str) -> None:
+    assert refusals(steps) == [f'{place}: pipeline "fraud" has no steps (write steps: [{{name: <model>}}])']
 
 
 def test_a_repeated_step_is_refused_at_its_second_place() -> None:
     spec = "  steps:\n    - name: score\n    - name: score\n"
-    assert refusals(spec) == ['3:13: pipeline "fraud" has repeated step "score"']
+    hint = "a step runs the model of its name; load the model under a second name to run it twice"
+    assert refusals(spec) == [f'3:13: pipeline "fraud" has repeated step "score" ({hint})']
 
 
 def test_a_step_called_like_the_pipeline_is_refused() -> None:
-    assert refusals("  steps: [{name: fraud}]\n") == ['1:18: pipeline "fraud" must not have a step of its own name']
+    hint = "the pipeline's name in a reference means what came in; rename one of them"
+    assert refusals("  steps: [{name: fraud}]\n") == [
+        f'1:18: pipeline "fraud" must not have a step of its own name ({hint})'
+    ]
 
 
 def test_a_step_needs_a_name() -> None:
@@ -141,11 +146,21 @@ def test_a_step_needs_a_name() -> None:
     ]
 
 
+NAME_HINT = 'use lower-case letters, digits, "-" and "_", at most 63, with a letter or digit at both ends'
+
+
 @pytest.mark.parametrize("name", ["Score", "a.b", "-a", "a_", "a b", "ä", "a" * 64])
 def test_a_step_name_that_no_topic_can_have_is_refused(name: str) -> None:
     assert refusals(f"  steps: [{{name: {name}}}]\n") == [
-        f'1:18: pipeline "fraud" step does not have a valid name: "{name}"'
+        f'1:18: pipeline "fraud" step does not have a valid name: "{name}" ({NAME_HINT})'
     ]
+
+
+def test_a_pipeline_name_that_no_topic_can_have_is_refused() -> None:
+    found, _ = documents(HEAD.replace("fraud", "fraud.v2") + ONE_STEP, "p.yaml")
+    _, (problem,) = parse(found[0])
+    assert (str(problem.place), problem.hint) == ("p.yaml:4:9", NAME_HINT)
+    assert problem.message == 'the pipeline does not have a valid name: "fraud.v2"'
 
 
 @pytest.mark.parametrize("name", ["a", "7", "a-b_c", "a" * 63])
@@ -153,52 +168,90 @@ def test_a_step_name_that_a_topic_can_have_is_taken(name: str) -> None:
     assert pipeline(f'  steps: [{{name: "{name}"}}]\n').steps == (Step(name),)
 
 
-@pytest.mark.parametrize("reference", ['""', '"  "', ".outputs"])
+EMPTY_HINT = "name what it reads, or delete it"
+
+
+@pytest.mark.parametrize(("reference", "column"), [('""', 1), ('"  "', 1), (".outputs", 0)])
 @pytest.mark.parametrize(("key", "noun"), [("inputs", "input"), ("triggers", "trigger")])
-def test_an_empty_reference_of_a_step_is_refused(reference: str, key: str, noun: str) -> None:
-    (refusal,) = refusals(f"  steps: [{{name: score, {key}: [a, {reference}]}}]\n")
-    assert refusal.endswith(f': pipeline "fraud" step "score" has an empty {noun}')
+def test_an_empty_reference_of_a_step_is_refused(reference: str, column: int, key: str, noun: str) -> None:
+    """A text in quotes begins behind them."""
+    assert refusals(f"  steps: [{{name: score, {key}: [a, {reference}]}}]\n") == [
+        f'1:{column + len(key) + 31}: pipeline "fraud" step "score" has an empty {noun} ({EMPTY_HINT})'
+    ]
 
 
 def test_an_empty_output_step_is_refused() -> None:
-    assert refusals(ONE_STEP + "  output: {steps: ['']}\n") == ['2:21: pipeline "fraud" output has an empty step']
+    assert refusals(ONE_STEP + "  output: {steps: ['']}\n") == [
+        f'2:21: pipeline "fraud" output has an empty step ({EMPTY_HINT})'
+    ]
 
 
 def test_empty_external_references_are_refused() -> None:
     spec = ONE_STEP + "  input: {externalInputs: [''], externalTriggers: [.x]}\n"
     assert refusals(spec) == [
-        '2:29: pipeline "fraud" input has an empty external input',
-        '2:52: pipeline "fraud" input has an empty external trigger',
+        f'2:29: pipeline "fraud" input has an empty external input ({EMPTY_HINT})',
+        f'2:52: pipeline "fraud" input has an empty external trigger ({EMPTY_HINT})',
     ]
 
 
-@pytest.mark.parametrize("section", ["{}", "{externalInputs: []}", "{externalInputs: ~}", "{externalTriggers: [p]}"])
-def test_an_input_without_external_inputs_is_refused(section: str) -> None:
-    (refusal,) = refusals(ONE_STEP + f"  input: {section}\n")
-    assert refusal.endswith('pipeline "fraud" input has no "externalInputs"')
+@pytest.mark.parametrize(
+    ("section", "column"),
+    [("{}", 3), ("{externalInputs: []}", 27), ("{externalInputs: ~}", 27), ("{externalTriggers: [p]}", 3)],
+)
+def test_an_input_without_external_inputs_is_refused(section: str, column: int) -> None:
+    hint = "write externalInputs: [<pipeline>], or leave the input out"
+    assert refusals(ONE_STEP + f"  input: {section}\n") == [
+        f'2:{column}: pipeline "fraud" input has no "externalInputs" ({hint})'
+    ]
+
+
+@pytest.mark.parametrize(
+    ("spec", "place", "field"),
+    [
+        ("  steps: [{name: score, inputs: [a, 1]}]\n", "1:39", 'step "score": every entry of "inputs"'),
+        ("  steps: [{name: score, triggers: [1]}]\n", "1:38", 'step "score": every entry of "triggers"'),
+        (ONE_STEP + "  output: {steps: [1]}\n", "2:20", 'output: every entry of "steps"'),
+        (ONE_STEP + "  input: {externalInputs: [1]}\n", "2:28", 'input: every entry of "externalInputs"'),
+    ],
+)
+def test_a_reference_that_is_no_text_is_refused(spec: str, place: str, field: str) -> None:
+    assert refusals(spec) == [f'{place}: pipeline "fraud" {field} must be a text, not 1 (write it in quotes: "1")']
 
 
 def test_a_rolling_batch_is_refused() -> None:
+    hint = 'leave it out; "size" and "windowMs" bound a batch'
     assert refusals("  steps: [{name: score, batch: {size: 2, rolling: true}}]\n") == [
-        '1:51: pipeline "fraud" step "score" batch: rolling batches are not supported'
+        f'1:51: pipeline "fraud" step "score" batch: rolling batches are not supported ({hint})'
     ]
 
 
-@pytest.mark.parametrize("key", ["size", "windowMs"])
-def test_a_batch_limit_below_one_is_refused(key: str) -> None:
-    (refusal,) = refusals(f"  steps: [{{name: score, batch: {{{key}: 0}}}}]\n")
-    assert refusal.endswith(f'pipeline "fraud" step "score" batch: "{key}" must be at least 1, not 0')
+MOST = (1 << 31) - 1
 
 
-def test_a_negative_window_is_refused() -> None:
-    assert refusals("  steps: [{name: score, joinWindowMs: -1}]\n") == [
-        '1:39: pipeline "fraud" step "score": "joinWindowMs" must be at least 0, not -1'
+@pytest.mark.parametrize(
+    ("spec", "place", "field", "least"),
+    [
+        ("  steps: [{name: score, joinWindowMs: VALUE}]\n", "1:39", 'step "score": "joinWindowMs"', 0),
+        ("  steps: [{name: score, batch: {size: VALUE}}]\n", "1:39", 'step "score" batch: "size"', 1),
+        ("  steps: [{name: score, batch: {windowMs: VALUE}}]\n", "1:43", 'step "score" batch: "windowMs"', 1),
+        (ONE_STEP + "  output: {joinWindowMs: VALUE}\n", "2:26", 'output: "joinWindowMs"', 0),
+        (ONE_STEP + "  input: {externalInputs: [p], joinWindowMs: VALUE}\n", "2:46", 'input: "joinWindowMs"', 0),
+        (ONE_STEP + "  maxStepRevisits: VALUE\n", "2:20", None, 0),
+    ],
+)
+def test_a_number_out_of_its_range_is_refused(spec: str, place: str, field: str | None, least: int) -> None:
+    named = f'pipeline "fraud" {field}' if field else 'pipeline "fraud": "maxStepRevisits"'
+    assert refusals(spec.replace("VALUE", str(least - 1))) == [
+        f"{place}: {named} must be at least {least}, not {least - 1}"
+    ]
+    assert refusals(spec.replace("VALUE", str(MOST + 1))) == [
+        f"{place}: {named} must be at most {MOST}, not {MOST + 1}"
     ]
 
 
-def test_a_negative_count_of_revisits_is_refused() -> None:
-    assert refusals(ONE_STEP + "  maxStepRevisits: -1\n") == [
-        '2:20: pipeline "fraud": "maxStepRevisits" must be at least 0, not -1'
+def test_a_window_that_is_no_number_is_refused() -> None:
+    assert refusals("  steps: [{name: score, joinWindowMs: '5'}]\n") == [
+        '1:40: pipeline "fraud" step "score": "joinWindowMs" must be a whole number, not a text'
     ]
 
 
@@ -215,34 +268,61 @@ def test_an_unknown_join_is_refused_with_the_nearest() -> None:
 
 def test_a_join_that_is_no_text_is_refused_once() -> None:
     assert refusals("  steps: [{name: score, inputsJoinType: 1}]\n") == [
-        '1:41: pipeline "fraud" step "score": "inputsJoinType" must be a text, not 1'
+        '1:41: pipeline "fraud" step "score": "inputsJoinType" must be a text, not 1 (write it in quotes: "1")'
     ]
 
 
 def test_a_tensor_map_maps_texts_to_texts() -> None:
     assert refusals("  steps: [{name: score, tensorMap: {a.outputs.x: 1}}]\n") == [
-        '1:50: pipeline "fraud" step "score": "a.outputs.x" in "tensorMap" must be a text, not 1'
+        (
+            '1:50: pipeline "fraud" step "score": "a.outputs.x" in "tensorMap" must be a text, not 1 '
+            '(write it in quotes: "1")'
+        )
     ]
 
 
 @pytest.mark.parametrize(
-    ("spec", "field"),
+    ("spec", "refusal"),
     [
-        ("  steps: [{name: score, input: [a]}]\n", 'step "score" has an unknown field "input"'),
-        ("  steps: [{name: score, batch: {sizee: 1}}]\n", 'step "score" batch has an unknown field "sizee"'),
-        (ONE_STEP + "  output: {step: [a]}\n", 'output has an unknown field "step"'),
-        (ONE_STEP + "  input: {externalInputs: [p], join: any}\n", 'input has an unknown field "join"'),
+        (
+            "  steps: [{name: score, input: [a]}]\n",
+            '1:25: pipeline "fraud" step "score" has an unknown field "input" (did you mean "inputs"?)',
+        ),
+        (
+            "  steps: [{name: score, batch: {sizee: 1}}]\n",
+            '1:33: pipeline "fraud" step "score" batch has an unknown field "sizee" (did you mean "size"?)',
+        ),
+        (
+            ONE_STEP + "  output: {step: [a]}\n",
+            '2:12: pipeline "fraud" output has an unknown field "step" (did you mean "steps"?)',
+        ),
+        (
+            ONE_STEP + "  input: {externalInputs: [p], join: any}\n",
+            '2:32: pipeline "fraud" input has an unknown field "join" (did you mean "joinType"?)',
+        ),
+        (
+            ONE_STEP + "  outputs: {steps: [score]}\n",
+            '2:3: pipeline "fraud" has an unknown field "outputs" (did you mean "output"?)',
+        ),
     ],
 )
-def test_unknown_fields_are_refused_at_every_level(spec: str, field: str) -> None:
-    (refusal,) = refusals(spec)
-    assert refusal.endswith(f': pipeline "fraud" {field}')
+def test_unknown_fields_are_refused_at_every_level(spec: str, refusal: str) -> None:
+    assert refusals(spec) == [refusal]
 
 
-def test_an_unknown_field_of_the_spec_is_refused() -> None:
-    assert refusals(ONE_STEP + "  outputs: {steps: [score]}\n") == [
-        '2:3: pipeline "fraud" has an unknown field "outputs"'
-    ]
+@pytest.mark.parametrize(
+    ("spec", "place", "field", "value", "nearest"),
+    [
+        ("  steps: [{name: score, triggersJoinType: al}]\n", "1:43", 'step "score": "triggersJoinType"', "al", ""),
+        (ONE_STEP + "  output: {stepsJoin: out}\n", "2:23", 'output: "stepsJoin"', "out", "outer"),
+        (ONE_STEP + "  input: {externalInputs: [p], joinType: ani}\n", "2:42", 'input: "joinType"', "ani", "any"),
+    ],
+)
+def test_an_unknown_join_is_refused_wherever_it_stands(
+    spec: str, place: str, field: str, value: str, nearest: str
+) -> None:
+    hint = f' (did you mean "{nearest}"?)' if nearest else ""
+    assert refusals(spec) == [f'{place}: pipeline "fraud" {field} must be inner, outer or any, not "{value}"{hint}']
 
 
 def test_a_thousand_faults_are_told_as_a_hundred() -> None:
