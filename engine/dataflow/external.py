@@ -115,7 +115,9 @@ def check_upstreams(pipelines: Iterable[Pipeline], present: Iterable[Pipeline] =
 
 def as_text(upstream: Upstream) -> str:
     """What is taken of others, as lines that go before those of the plan's steps."""
-    lines = ["  input" + (f" ({upstream.join}, by key within {upstream.window:g} s)" if upstream.joins else "")]
+    manners = [str(upstream.join)] if len(upstream.edges) > 1 else []
+    manners += [f"by key within {upstream.window:g} s"] if upstream.joins else []
+    lines = ["  input" + (f" ({', '.join(manners)})" if manners else "")]
     lines += [f"    <- {upstream.sources[edge.source]}{_taken(edge)}" for edge in upstream.edges]
     if upstream.triggers:
         lines.append("    triggered by" + (f" ({upstream.triggers_join})" if len(upstream.triggers) > 1 else ""))

@@ -56,6 +56,62 @@ def test_a_graph_comes_in_other_forms(style: str, start: str) -> None:
     assert seldon("graph", CONDITIONAL, "--format", style).output.startswith(start)
 
 
+FEEDING = str(PIPELINES / "feeding.yaml")
+
+
+def test_what_a_pipeline_takes_of_others_stands_before_its_steps() -> None:
+    assert seldon("graph", FEEDING, "--name", "gated").output.splitlines() == [
+        "pipeline gated",
+        "  input (by key within 10 s)",
+        "    <- sums.outputs OUTPUT0 as INPUT",
+        "    triggered by",
+        "    <~ tenfolds.outputs",
+        "  opened",
+        "    <- gated.inputs",
+        "  output",
+        "    <- opened.outputs",
+    ]
+
+
+def test_what_a_pipeline_takes_of_others_is_part_of_its_flowchart() -> None:
+    assert seldon("graph", FEEDING, "--name", "gated", "--format", "mermaid").output.splitlines() == [
+        "flowchart LR",
+        '  n0(["gated.inputs"])',
+        '  n1["opened"]',
+        '  n2(["gated.outputs"])',
+        "  n0 --> n1",
+        "  n1 --> n2",
+        '  u0(["sums.outputs"])',
+        '  u1(["tenfolds.outputs"])',
+        '  u0 -->|"OUTPUT0 as INPUT"| n0',
+        "  u1 -.-> n0",
+    ]
+
+
+def test_what_a_pipeline_takes_of_others_is_part_of_its_json() -> None:
+    assert json.loads(seldon("graph", FEEDING, "--name", "gated", "--format", "json").output)["input"] == {
+        "join": "inner",
+        "windowSeconds": 10.0,
+        "sources": [{"from": "sums.outputs", "tensors": ["OUTPUT0"], "renames": {"OUTPUT0": "INPUT"}}],
+        "triggersJoin": "inner",
+        "triggers": [{"from": "tenfolds.outputs", "tensors": [], "renames": {}}],
+    }
+
+
+def test_a_pipeline_that_takes_nothing_of_others_has_no_input_in_its_json() -> None:
+    assert "input" not in json.loads(seldon("graph", CONDITIONAL, "--format", "json").output)
+
+
+def test_a_graph_is_drawn_though_what_feeds_the_pipeline_is_elsewhere(tmp_path: Path) -> None:
+    path = tmp_path / "fed.yaml"
+    path.write_text(
+        "apiVersion: mlops.seldon.io/v1alpha1\nkind: Pipeline\nmetadata: {name: fed}\n"
+        "spec: {input: {externalInputs: [elsewhere]}, steps: [{name: score}]}\n"
+    )
+    result = seldon("graph", str(path))
+    assert (result.exit_code, result.output.splitlines()[1:3]) == (0, ["  input", "    <- elsewhere.outputs"])
+
+
 def test_one_of_several_pipelines_is_chosen_by_its_name() -> None:
     assert seldon("graph", str(PIPELINES), "--name", "tfsimples").output.startswith("pipeline tfsimples\n")
 

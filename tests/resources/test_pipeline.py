@@ -208,8 +208,8 @@ def test_an_input_without_external_inputs_is_refused(section: str, column: int) 
 @pytest.mark.parametrize(
     ("spec", "place", "field"),
     [
-        ("  steps: [{name: score, inputs: [a, 1]}]\n", "1:39", 'step "score": every entry of "inputs"'),
-        ("  steps: [{name: score, triggers: [1]}]\n", "1:38", 'step "score": every entry of "triggers"'),
+        ("  steps: [{name: score, inputs: [a, 1]}]\n", "1:37", 'step "score": every entry of "inputs"'),
+        ("  steps: [{name: score, triggers: [1]}]\n", "1:36", 'step "score": every entry of "triggers"'),
         (ONE_STEP + "  output: {steps: [1]}\n", "2:20", 'output: every entry of "steps"'),
         (ONE_STEP + "  input: {externalInputs: [1]}\n", "2:28", 'input: every entry of "externalInputs"'),
     ],
