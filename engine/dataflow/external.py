@@ -30,8 +30,6 @@ _MOST_NAMES = 10
 
 _STEP = "step"
 _GRAMMAR = "write <pipeline> or <pipeline>.step.<step>, then .inputs or .outputs, and .<tensor> for one tensor of it"
-# The longest of it: <pipeline>.step.<step>.<side>.<tensor>.
-_MOST_PARTS = 5
 _RENAMED = "write <pipeline>.outputs.<tensor> or <pipeline>.step.<step>.outputs.<tensor>"
 
 
@@ -215,7 +213,7 @@ def _references(pipeline: Pipeline) -> Iterator[_Reference]:
 
 def _reference(text: str, path: KeyPath) -> _Reference | None:
     """What a text refers to; None when it is no reference."""
-    parts = text.split(".", _MOST_PARTS)
+    parts = text.split(".")
     if not all(part.strip() for part in parts):
         return None
     owner, name, rest = Owner.PIPELINE, parts[0], parts[1:]
