@@ -17,6 +17,7 @@ from engine.dataflow.external import check_upstreams, compile_input
 from engine.errors import BrokerUnavailable, InvalidResources
 from engine.gateway.inference import DataPlane
 from engine.gateway.server import Gateway
+from engine.kafka import guarantee
 from engine.kafka import registry as reg
 from engine.kafka.broker import EmbeddedBroker
 from engine.kafka.client import Topology
@@ -213,6 +214,8 @@ class Process:
         self.topology = Topology(self.settings)
         await self.topology.start()
         self._stops.append(self.topology.stop)
+        if self.parts.worker:
+            self.settings = await guarantee.settle(self.settings, self.topology, self.topics, self.instance)
         self.registry = Registry(self.settings, self.topics, self._changed)
         self._stops.append(self.registry.stop)
         await self.registry.start(self.topology)

@@ -13,7 +13,8 @@ from engine.protocol.record import legal_prefix
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-GUARANTEES = ("at_least_once", "exactly_once")
+AT_LEAST_ONCE, EXACTLY_ONCE = "at_least_once", "exactly_once"
+GUARANTEES = (AT_LEAST_ONCE, EXACTLY_ONCE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,8 @@ class Settings:
     session_timeout         seconds after which a silent worker's partitions go to others
     batch_max_wait          seconds that a step's batch without a windowMs waits for more rows
     join_max_entries        requests that may wait in a join of pipelines for each partition; then the oldest goes
-    processing_guarantee    at_least_once; exactly_once comes with its own checkpoints
+    transaction_timeout     seconds after which the broker ends a transaction whose worker, and all others, are gone
+    processing_guarantee    exactly_once or at_least_once; empty: the best that the broker holds
     allow_pickle            load artefacts that unpickle from anywhere, not only beside a named resource file
     log_level               of the product's own log lines
     """
@@ -52,7 +54,8 @@ class Settings:
     session_timeout: float = 6.0
     batch_max_wait: float = 30.0
     join_max_entries: int = 100_000
-    processing_guarantee: str = "at_least_once"
+    transaction_timeout: float = 60.0
+    processing_guarantee: str = ""
     allow_pickle: bool = False
     log_level: str = "WARNING"
 
@@ -67,17 +70,15 @@ class Settings:
         ):
             if getattr(self, name) < 1:
                 raise InvalidSettings(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("request_timeout", "session_timeout", "batch_max_wait"):
+        for name in ("request_timeout", "session_timeout", "transaction_timeout", "batch_max_wait"):
             if not getattr(self, name) > 0:
                 raise InvalidSettings(f"{name} is {getattr(self, name)}; it must be more than 0 seconds")
         for name in ("namespace", "topic_prefix"):
             self._check_topic_part(name)
-        if self.processing_guarantee not in GUARANTEES:
+        if self.processing_guarantee not in ("", *GUARANTEES):
             raise InvalidSettings(
                 f'processing_guarantee is "{self.processing_guarantee}"; it must be one of {", ".join(GUARANTEES)}'
             )
-        if self.processing_guarantee == "exactly_once":
-            raise InvalidSettings("processing_guarantee exactly_once is not supported yet; use at_least_once")
 
     def _check_topic_part(self, name: str) -> None:
         if not legal_prefix(getattr(self, name)):
@@ -103,6 +104,7 @@ ENVIRONMENT: tuple[tuple[str, str], ...] = (
     ("SELDON_MAX_IN_FLIGHT", "max_in_flight"),
     ("SELDON_BUDGET_BYTES", "budget_bytes"),
     ("SELDON_SESSION_TIMEOUT", "session_timeout"),
+    ("SELDON_TRANSACTION_TIMEOUT", "transaction_timeout"),
     ("SELDON_BATCH_MAX_WAIT", "batch_max_wait"),
     ("SELDON_JOIN_MAX_ENTRIES", "join_max_entries"),
     ("SELDON_PROCESSING_GUARANTEE", "processing_guarantee"),

@@ -71,10 +71,7 @@ def test_a_variable_that_cannot_be_read_is_told_with_its_name(variable: str, tex
             {"processing_guarantee": "twice"},
             'processing_guarantee is "twice"; it must be one of at_least_once, exactly_once',
         ),
-        (
-            {"processing_guarantee": "exactly_once"},
-            "processing_guarantee exactly_once is not supported yet; use at_least_once",
-        ),
+        ({"transaction_timeout": 0.0}, "transaction_timeout is 0.0; it must be more than 0 seconds"),
     ],
 )
 def test_a_setting_that_cannot_hold_is_refused(given: dict[str, Any], message: str) -> None:

@@ -40,7 +40,9 @@ topics = _together(
 
 serving = _together(
     click.option("--request-timeout", type=float, metavar="SECONDS", help="A caller waits at most. [default: 30]"),
-    click.option("--processing-guarantee", type=click.Choice(GUARANTEES), help="[default: at_least_once]"),
+    click.option(
+        "--processing-guarantee", type=click.Choice(GUARANTEES), help="[default: the best that the broker holds]"
+    ),
 )
 
 listen = click.option("--listen", metavar="HOST:PORT", help="Where REST and gRPC are served. [default: 127.0.0.1:9000]")

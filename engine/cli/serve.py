@@ -167,7 +167,8 @@ def _banner(process: Process, seconds: float) -> list[str]:
         lines.append(f"  broker   {settings.kafka_broker}, embedded: its data is in memory and goes with this process")
     else:
         lines.append(f"  broker   {settings.kafka_broker}")
-    lines.append(f"  ready in {seconds:.1f} s, {settings.processing_guarantee}; Ctrl-C stops")
+    kept = f", {settings.processing_guarantee}" if process.parts.worker else ""
+    lines.append(f"  ready in {seconds:.1f} s{kept}; Ctrl-C stops")
     return lines
 
 

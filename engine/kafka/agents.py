@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from aiokafka.errors import KafkaError
 
 from engine.errors import TooLarge
 from engine.kafka import client
-from engine.kafka.checkpoint import Checkpoints
+from engine.kafka.checkpoint import AtLeastOnce
 from engine.kafka.decoding import decode
+from engine.kafka.exactly_once import ExactlyOnce
 from engine.kafka.transport import BatchApp, Intake
 from engine.protocol.record import ERROR_STEP, INFER_TYPE, PIPELINE, STEP, Owner, ReplyAddress, header
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from engine.execution import Execution, Request
-    from engine.kafka.budget import Budget
-    from engine.kafka.checkpoint import Outlet
+    from engine.kafka.budget import Budget, Share
+    from engine.kafka.checkpoint import Checkpoints, Outlet
     from engine.kafka.joins import Joiner
     from engine.kafka.leases import Lease, Poll, TopicPartition
+    from engine.kafka.transactions import GroupOffsets, Transactions
     from engine.kafka.transport import ConsumerLoop
     from engine.settings import Settings
 
@@ -39,6 +42,28 @@ STOP_SECONDS = 10.0
 REQUEST_BYTES = 4096
 
 
+@dataclass(frozen=True, slots=True)
+class Writers:
+    """What the workers of a process share to write and commit. With `transactions` exactly once."""
+
+    outlet: Outlet
+    offsets: GroupOffsets
+    transactions: Transactions | None
+    reply_topic: str
+
+    def intake(self, group: str, consumer_loop: ConsumerLoop) -> Intake:
+        """The polls and positions of a group's member."""
+        if self.transactions is None:
+            return Intake(group, consumer_loop, self.offsets)
+        return Intake(group, consumer_loop, self.offsets, self.transactions.committer, self.transactions.fence)
+
+    def checkpoints(self, intake: Intake, budget: Share, oversized: Callable[[Request], None]) -> Checkpoints:
+        """Its checkpoints."""
+        if self.transactions is None:
+            return AtLeastOnce(self.outlet, intake, budget, oversized)
+        return ExactlyOnce(self.transactions, self.outlet, self.reply_topic, intake, budget, oversized)
+
+
 class Worker:
     """One member of one consumer group, running the plans of its inputs topics.
 
@@ -52,7 +77,7 @@ class Worker:
         self,
         group: str,
         settings: Settings,
-        outlet: Outlet,
+        writers: Writers,
         budget: Budget,
         consumer_loop: ConsumerLoop,
         *,
@@ -63,8 +88,8 @@ class Worker:
         self.routes: dict[str, Execution] = {}
         self._retiring: list[Execution] = []
         self._settings, self._budget = settings, budget.share(self._relieve)
-        self.intake = Intake(consumer_loop)
-        self.checkpoints = Checkpoints(outlet, self.intake, self._budget, self._oversized)
+        self.intake = writers.intake(group, consumer_loop)
+        self.checkpoints = writers.checkpoints(self.intake, self._budget, self._oversized)
         self._app = BatchApp(group, settings, self.intake, consumer_loop, holds_fetches=holds_fetches)
         self._draining = False
         self.opened = asyncio.Event()
@@ -102,8 +127,8 @@ class Worker:
 
     @property
     def crashed(self) -> bool:
-        """Whether the app, or what makes its requests, has fallen over; it must be replaced then."""
-        return bool(self._app.crashed) or (self.joiner is not None and self.joiner.crashed)
+        """Whether the app, or what makes or commits its requests, has fallen over; it must be replaced then."""
+        return self._app.crashed or self.checkpoints.crashed or (self.joiner is not None and self.joiner.crashed)
 
     async def stop(self, *, drain: bool = True) -> None:
         """Take nothing new, finish what is being worked on within a bound, commit, leave the group.
@@ -137,6 +162,9 @@ class Worker:
         async for event in stream.events():
             await self.opened.wait()
             await self._budget.room()
+            while self.intake.leases.crowded:
+                self._relieve()
+                await self.checkpoints.progressed()
             await self.take(event.value)
 
     async def take(self, polled: Mapping[TopicPartition, Poll]) -> None:
@@ -145,7 +173,10 @@ class Worker:
             return
         work, gap = self.intake.take(polled)
         fed = []
-        for lease, records in work:
+        for lease, polled_records in work:
+            records = self._unfinished(lease, polled_records) if lease.watermark.behind else polled_records
+            if not records:
+                continue
             if lease.partition.topic in self.routes or self.joiner is None:
                 self._begin(lease, records)
             else:
@@ -155,6 +186,14 @@ class Worker:
                 gap = True
         if gap:
             await self.intake.place()
+
+    def _unfinished(self, lease: Lease, records: Sequence[Any]) -> Sequence[Any]:
+        """What an earlier owner of the partition has not finished."""
+        found = [record for record in records if not lease.watermark.done(record.offset)]
+        if not found:
+            lease.watermark.take([], records[-1].offset + 1)
+            self.checkpoints.skipped()
+        return found
 
     def _begin(self, lease: Lease, records: Sequence[Any]) -> None:
         """Start what of these records is for us, as columns of requests that agree."""

@@ -1,14 +1,15 @@
-"""Checkpoints: the records of finished requests, and then the offsets that they free.
+"""Checkpoints: the records of finished requests, and the offsets that they free.
 
-At least once: outputs are acknowledged by the broker before the offset moves, so a crash in between runs requests
-again and loses none. One checkpoint is written at a time; what finishes meanwhile is the next one, so that a lone
-request is written at once and a busy worker writes many with one round trip.
+At least once, here: outputs are acknowledged by the broker before the offset moves, so a crash in between runs requests
+again and loses none. Exactly once is in `exactly_once`. One checkpoint is written at a time; what finishes meanwhile is
+the next one, so that a lone request is written at once and a busy worker writes many with one round trip.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
@@ -16,7 +17,7 @@ from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from engine.kafka import client
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Coroutine, Iterable, Sequence
 
     from engine.execution import Request
     from engine.kafka.budget import Share
@@ -71,7 +72,7 @@ class Outlet:
         except (KafkaError, TimeoutError, OSError) as error:
             log.warning("a broken producer did not stop: %s", error)
 
-    async def write(self, requests: Sequence[_Unit | _Early]) -> None:
+    async def write(self, requests: Sequence[Unit | Early]) -> None:
         """Write all records of these requests and wait until each is acknowledged. Raises KafkaError."""
         producer = await self.producer()
         batches: dict[tuple[str, int], list[Any]] = {}
@@ -99,7 +100,7 @@ async def _send(producer: Any, topic: str, partition: int, builders: Iterable[An
         await (await producer.send_batch(builder, topic, partition=partition))
 
 
-class _Early:
+class Early:
     """The records that a request had when its answer was known; its offset stays until the request is done.
 
     When a topic does not take one of them, there is no putting an error in the answer's place any more.
@@ -107,9 +108,13 @@ class _Early:
 
     __slots__ = ("key", "origin", "place", "records")
 
-    def __init__(self, request: Request) -> None:
+    offset, size, replaced = None, 0, True
+
+    def __init__(self, request: Request, topic: str | None = None) -> None:
+        """Take its records, or those for one topic only."""
         self.key, self.origin, self.place = request.key, request.origin, request.place
-        self.records, request.records = request.records, []
+        self.records = [record for record in request.records if topic in (None, record[0])]
+        request.records = [record for record in request.records if topic not in (None, record[0])]
 
 
 class Made:
@@ -147,27 +152,27 @@ class Taken:
 
 
 # What a checkpoint writes.
-_Unit: TypeAlias = "Request | Made | Taken"
+Unit: TypeAlias = "Request | Made | Taken"
 
 
-class Checkpoints:
+class Checkpoints(ABC):
     """The checkpoints of one worker.
 
     oversized   told of a request whose records the broker will not take; puts an error in their place
     """
 
-    def __init__(self, outlet: Outlet, intake: Intake, budget: Share, oversized: Callable[[Request], None]) -> None:
-        self._outlet, self._intake, self._budget, self._oversized = outlet, intake, budget, oversized
-        self._pending: list[_Unit] = []
-        self._early: list[_Early] = []
-        self._wake, self._moved = asyncio.Event(), asyncio.Event()
-        self._empty = asyncio.Event()
+    def __init__(self, intake: Intake, budget: Share, oversized: Callable[[Request], None]) -> None:
+        self._intake, self._budget, self._oversized = intake, budget, oversized
+        self._pending: list[Unit] = []
+        self._early: list[Early] = []
+        self._wake, self._empty, self._progress = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._empty.set()
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
         """Begin to write what is finished."""
-        self._tasks = [asyncio.create_task(self._write_loop()), asyncio.create_task(self._commit_loop())]
+        self._intake.flush = self.flush
+        self._tasks = [asyncio.create_task(loop) for loop in self._loops()]
 
     async def stop(self) -> None:
         """End; what is not written is read again by whoever gets the partitions."""
@@ -175,29 +180,88 @@ class Checkpoints:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def finished(self, requests: Sequence[_Unit]) -> None:
-        """These requests are done: write their records, then free their offsets."""
+    @property
+    def crashed(self) -> bool:
+        """Whether nothing is written any more; the worker must be replaced then."""
+        return any(task.done() for task in self._tasks)
+
+    def finished(self, requests: Sequence[Unit]) -> None:
+        """These requests are done: write their records, and free their offsets."""
         self._pending.extend(requests)
         self._empty.clear()
         self._wake.set()
 
+    @abstractmethod
     def answered(self, requests: Sequence[Request]) -> None:
-        """These requests have their answer while steps of theirs still run: write what there is of them now."""
-        self._early.extend(_Early(request) for request in requests)
-        self._empty.clear()
-        self._wake.set()
+        """These requests have their answer while steps of theirs still run: tell their callers now."""
 
+    @abstractmethod
     def skipped(self) -> None:
         """Records were passed over: their offsets may be committed when there is time."""
-        self._moved.set()
 
     async def written(self) -> None:
         """Wait until all that is finished is written."""
         await self._empty.wait()
 
+    async def progressed(self) -> None:
+        """Wait until something more is finished."""
+        self._progress.clear()
+        await self._progress.wait()
+
     async def drain(self) -> None:
         """Wait until all that is finished is written and committed."""
         await self.written()
+        await self._intake.commit()
+
+    @abstractmethod
+    async def flush(self) -> None:
+        """The partitions are about to go: commit what is finished while they are ours."""
+
+    @abstractmethod
+    def _loops(self) -> Sequence[Coroutine[Any, Any, None]]:
+        """What runs until the end."""
+
+    def _finish(self, units: Sequence[Unit]) -> list[Unit]:
+        """Move the watermarks over these; those returned have no room in the offset's metadata yet, and must wait."""
+        by_lease: dict[Lease, list[Unit]] = {}
+        for unit in units:
+            if unit.offset is not None and unit.origin.held:
+                by_lease.setdefault(unit.origin, []).append(unit)
+        waiting: list[Unit] = []
+        for lease, its in by_lease.items():
+            refused = set(lease.watermark.finish([unit.offset for unit in its if unit.offset is not None]))
+            waiting += [unit for unit in its if unit.offset in refused] if refused else []
+        self._progress.set()
+        return waiting
+
+    def _give_up(self, unit: Unit | Early) -> None:
+        log.error("the topics do not take what the request at %s gave; it is given up", unit.place)
+
+
+class AtLeastOnce(Checkpoints):
+    """Outputs first, then offsets."""
+
+    def __init__(self, outlet: Outlet, intake: Intake, budget: Share, oversized: Callable[[Request], None]) -> None:
+        super().__init__(intake, budget, oversized)
+        self._outlet = outlet
+        self._moved = asyncio.Event()
+        self._unmarked: list[Unit] = []
+
+    def _loops(self) -> Sequence[Coroutine[Any, Any, None]]:
+        return [self._write_loop(), self._commit_loop()]
+
+    def answered(self, requests: Sequence[Request]) -> None:
+        """What there is of their records is written now; the offset stays."""
+        self._early.extend(Early(request) for request in requests)
+        self._empty.clear()
+        self._wake.set()
+
+    def skipped(self) -> None:
+        """As said."""
+        self._moved.set()
+
+    async def flush(self) -> None:
+        """As said."""
         await self._intake.commit()
 
     async def _write_loop(self) -> None:
@@ -211,15 +275,13 @@ class Checkpoints:
             await self._write([*(part for part in early if part.origin.held), *held])
             # After the requests that they tell of: a crash in between makes one twice rather than never.
             await self._write([change for unit in held if isinstance(unit, Taken) for change in unit.changes])
-            for request in held:
-                if request.offset is not None:
-                    request.origin.watermark.finish(request.offset)
+            self._unmarked = self._finish([*self._unmarked, *held])
             self._budget.give(sum(request.size for request in requests))
             self._moved.set()
             if not self._pending and not self._early:
                 self._empty.set()
 
-    async def _write(self, requests: Sequence[_Unit | _Early]) -> None:
+    async def _write(self, requests: Sequence[Unit | Early]) -> None:
         """Write until it is done: a broker that is away is waited for."""
         while requests:
             try:
@@ -237,15 +299,15 @@ class Checkpoints:
                 continue
             return
 
-    async def _write_one_by_one(self, requests: Sequence[_Unit | _Early]) -> None:
+    async def _write_one_by_one(self, requests: Sequence[Unit | Early]) -> None:
         """Find out whose record is too large for its topic, and give its caller an error instead."""
         if len(requests) > 1:
             for request in requests:
                 await self._write([request])
             return
         request = requests[0]
-        if isinstance(request, (_Early, Made, Taken)) or request.replaced:
-            log.error("the topics do not take what the request at %s gave; it is given up", request.place)
+        if isinstance(request, (Early, Made, Taken)) or request.replaced:
+            self._give_up(request)
             return
         self._oversized(request)
         request.replaced = True
@@ -257,7 +319,7 @@ class Checkpoints:
             self._moved.clear()
             try:
                 await self._intake.commit()
-            except KafkaError as error:
+            except (KafkaError, TimeoutError, OSError) as error:
                 log.warning("could not commit offsets, trying again: %s", error or type(error).__name__)
                 self._moved.set()
             await asyncio.sleep(COMMIT_INTERVAL)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
 from engine.errors import BrokerUnavailable, UnequalPartitions
@@ -44,6 +45,9 @@ REPLIES_RETENTION_MS = 10 * 60 * 1000
 # CreatePartitions: every Apache Kafka since 1.0 has it, the embedded broker has not.
 _CREATE_PARTITIONS = 37
 
+# Not every broker tells its settings, nor to everybody.
+_DESCRIBE_CONFIGS = 32
+
 
 def connection(settings: Settings) -> dict[str, Any]:
     """What every client needs to reach the broker."""
@@ -62,14 +66,16 @@ def new_producer(settings: Settings) -> AIOKafkaProducer:
     )
 
 
-def new_reader(settings: Settings, *, fetch_wait_ms: int = FETCH_WAIT_MS) -> AIOKafkaConsumer:
-    """A consumer in no group: give it partitions by `assign`. It reads what is committed."""
+def new_reader(
+    settings: Settings, *, fetch_wait_ms: int = FETCH_WAIT_MS, isolation: str = "read_committed"
+) -> AIOKafkaConsumer:
+    """A consumer in no group: give it partitions by `assign`. It reads what is committed, unless told otherwise."""
     return AIOKafkaConsumer(
         **connection(settings),
         group_id=None,
         enable_auto_commit=False,
         auto_offset_reset="earliest",
-        isolation_level="read_committed",
+        isolation_level=isolation,
         fetch_max_wait_ms=fetch_wait_ms,
         fetch_max_bytes=settings.max_message_bytes + OVERHEAD_BYTES,
         max_partition_fetch_bytes=settings.max_message_bytes + OVERHEAD_BYTES,
@@ -136,6 +142,7 @@ class Topology:
         self._known: dict[str, int] = {}
         self._lock = asyncio.Lock()
         self.holds_fetches = False
+        self.versions: dict[int, tuple[int, int]] = {}
 
     async def start(self) -> None:
         """Connect. `holds_fetches` then says whether the broker answers a fetch only when its wait is over."""
@@ -143,7 +150,25 @@ class Topology:
         client = self._admin._client  # noqa: SLF001  the only way to what the broker's ApiVersions said
         node = client.get_random_node()
         connection_ = await client._get_conn(node)  # noqa: SLF001  see above
-        self.holds_fetches = _CREATE_PARTITIONS not in connection_._versions  # noqa: SLF001  see above
+        self.versions = dict(connection_._versions)  # noqa: SLF001  see above
+        self.holds_fetches = _CREATE_PARTITIONS not in self.versions
+
+    async def broker_settings(self) -> dict[str, str]:
+        """The settings of one broker; nothing where it does not tell them."""
+        if _DESCRIBE_CONFIGS not in self.versions:
+            return {}
+        node = self._admin._client.get_random_node()  # noqa: SLF001  as above
+        try:
+            answers = await self._admin.describe_configs([ConfigResource(ConfigResourceType.BROKER, str(node))])
+        except (KafkaError, OSError) as error:
+            raise unavailable(self._settings, error) from error
+        return {
+            name: value
+            for answer in answers
+            for _, _, _, _, entries in answer.resources
+            for name, value, *_ in entries
+            if value is not None
+        }
 
     async def stop(self) -> None:
         """Close the connection."""
@@ -164,6 +189,10 @@ class Topology:
     async def ensure_changelogs(self, names: Iterable[str]) -> None:
         """Create topics that keep the last record of each key, with the namespace's number of partitions."""
         await self._create({name: {"cleanup.policy": "compact"} for name in names}, self._settings.partitions)
+
+    async def ensure_internal(self, name: str) -> None:
+        """Create a topic of one partition whose records matter for minutes only."""
+        await self._create({name: {"retention.ms": str(REPLIES_RETENTION_MS)}}, 1)
 
     async def ensure_replies(self, name: str) -> None:
         """Create the topic of answers to waiting callers, kept for minutes."""

@@ -192,12 +192,21 @@ class Joiner:
             async with asyncio.timeout(client.CONNECT_TIMEOUT) as patience:
                 await reader.start()
                 reader.assign([tp])
-                end = (await reader.end_offsets([tp]))[tp]
+                end = await self._end_of(tp)
                 while await reader.position(tp) < end:
                     for record in (await reader.getmany(tp, timeout_ms=1000)).get(tp, ()):
                         self._restore(join, record)
                         # A long changelog takes its time; only a broker that says nothing is given up.
                         patience.reschedule(loop.time() + client.CONNECT_TIMEOUT)
+        finally:
+            await client.stop(reader)
+
+    async def _end_of(self, partition: aiokafka.TopicPartition) -> int:
+        """The offset after the last record, committed or not: a commit shows here later than at its offsets."""
+        reader = client.new_reader(self._settings, isolation="read_uncommitted")
+        try:
+            await reader.start()
+            return int((await reader.end_offsets([partition]))[partition])
         finally:
             await client.stop(reader)
 

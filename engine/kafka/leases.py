@@ -9,9 +9,10 @@ records lost.
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from engine.kafka.watermark import Watermark
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -35,34 +36,11 @@ class Membership(NamedTuple):
 NOBODY = Membership(-1, "")
 
 
-class Watermark:
-    """The offset below which everything of a partition is finished, though requests finish in any order."""
+class Place(NamedTuple):
+    """How far a partition is finished: below the offset, and in spans above it (see `watermark`)."""
 
-    def __init__(self, start: int) -> None:
-        self._taken: deque[int] = deque()
-        self._finished: set[int] = set()
-        self._next = start
-
-    @property
-    def offset(self) -> int:
-        """The offset to commit: the first that is not finished, or the next to read."""
-        return self._taken[0] if self._taken else self._next
-
-    @property
-    def idle(self) -> bool:
-        """Whether nothing that was taken is unfinished."""
-        return not self._taken
-
-    def take(self, offsets: Iterable[int], following: int) -> None:
-        """These offsets, ascending, are being worked on; those between them are nobody's. `following` is read next."""
-        self._taken.extend(offsets)
-        self._next = following
-
-    def finish(self, offset: int) -> None:
-        """One of the taken offsets is finished."""
-        self._finished.add(offset)
-        while self._taken and self._taken[0] in self._finished:
-            self._finished.remove(self._taken.popleft())
+    offset: int
+    spans: tuple[int, ...] = ()
 
 
 @dataclass(eq=False)
@@ -72,7 +50,7 @@ class Lease:
     partition: TopicPartition
     next: int
     watermark: Watermark
-    committed: int
+    committed: Place
     reader: Reader | None = None
     held: bool = True
 
@@ -122,10 +100,15 @@ class Leases:
         """Partitions of ours that have no lease yet: their committed offsets are needed."""
         return [tp for tp in self.mine if tp not in self.held]
 
-    def grant(self, offsets: Mapping[TopicPartition, int]) -> None:
-        """Begin leases at committed offsets."""
-        for partition, offset in offsets.items():
-            self.held[partition] = Lease(partition, offset, Watermark(offset), offset)
+    @property
+    def crowded(self) -> bool:
+        """Whether nothing more should be taken until something that is unfinished has ended."""
+        return any(lease.watermark.crowded for lease in self.held.values())
+
+    def grant(self, places: Mapping[TopicPartition, Place]) -> None:
+        """Begin leases where the partitions were committed."""
+        for partition, place in places.items():
+            self.held[partition] = Lease(partition, place.offset, Watermark(*place), place)
 
     def place(self) -> dict[TopicPartition, Reader]:
         """A new reader for each lease, which goes on at the lease's `next`."""
@@ -149,14 +132,13 @@ class Leases:
             work.append((lease, records))
         return work, gaps
 
-    def commits(self) -> dict[TopicPartition, int]:
-        """The offsets that moved since they were committed."""
-        return {
-            tp: lease.watermark.offset for tp, lease in self.held.items() if lease.watermark.offset > lease.committed
-        }
+    def commits(self) -> dict[TopicPartition, Place]:
+        """How far the partitions are finished that have moved since they were committed."""
+        places = {tp: Place(lease.watermark.offset, lease.watermark.spans()) for tp, lease in self.held.items()}
+        return {tp: place for tp, place in places.items() if place != self.held[tp].committed}
 
-    def committed(self, offsets: Mapping[TopicPartition, int]) -> None:
-        """These offsets stand in the broker now."""
-        for partition, offset in offsets.items():
+    def committed(self, places: Mapping[TopicPartition, Place]) -> None:
+        """So much stands in the broker now."""
+        for partition, place in places.items():
             if partition in self.held:
-                self.held[partition].committed = max(self.held[partition].committed, offset)
+                self.held[partition].committed = place

@@ -13,15 +13,17 @@ from engine.dataflow.external import compile_input
 from engine.errors import EngineError, ModelFailed, RuntimeUnavailable, UnequalPartitions
 from engine.execution import Execution
 from engine.kafka import client
-from engine.kafka.agents import Worker
+from engine.kafka.agents import Worker, Writers
 from engine.kafka.budget import Budget
 from engine.kafka.checkpoint import Outlet
 from engine.kafka.joins import Joiner
 from engine.kafka.registry import CREATING, FAILED, HEARTBEAT_SECONDS, READY, Loaded, State
+from engine.kafka.transactions import GroupOffsets, Transactions
 from engine.kafka.transport import ConsumerLoop
 from engine.protocol.record import Owner, Side
 from engine.resources import Model, Pipeline
 from engine.runtimes import choice
+from engine.settings import EXACTLY_ONCE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
@@ -65,6 +67,9 @@ class Supervisor:
         self._registry, self._request_ids = registry, request_ids
         self._instance, self._trusted, self._clock = instance, tuple(trusted), clock
         self._outlet, self._budget = Outlet(settings), Budget(settings.budget_bytes)
+        self._offsets = GroupOffsets(settings, stable_reads=not topology.holds_fetches)
+        exactly = settings.processing_guarantee == EXACTLY_ONCE
+        self._transactions = Transactions(settings, instance) if exactly else None
         self._consumer_loop = ConsumerLoop()
         self._runtimes: dict[str, tuple[Loaded, _Retirable]] = {}
         self._retiring: set[asyncio.Task[None]] = set()
@@ -103,6 +108,9 @@ class Supervisor:
             task.cancel()
         await asyncio.gather(*self._retiring, return_exceptions=True)
         await asyncio.gather(*(runtime.unload() for _, runtime in self._runtimes.values()))
+        if self._transactions is not None:
+            await self._transactions.stop()
+        await self._offsets.stop()
         await self._outlet.stop()
         self._consumer_loop.stop()
 
@@ -353,7 +361,7 @@ class Supervisor:
         worker = Worker(
             group,
             self._settings,
-            self._outlet,
+            Writers(self._outlet, self._offsets, self._transactions, self._topics.replies),
             self._budget,
             self._consumer_loop,
             holds_fetches=self._topology.holds_fetches,

@@ -8,34 +8,47 @@ thread, apart from the main loop, so that a busy main loop does not cost the gro
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import aiokafka
 import faust
-from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
-from aiokafka.structs import OffsetAndMetadata
+from aiokafka.errors import KafkaError
 from faust.tables import TableManager
 from faust.transport.drivers import aiokafka as driver
 from faust.types.tuples import TP, ConsumerMessage
 
 from engine.kafka import client
 from engine.kafka.assignor import CoPartitionedSticky
-from engine.kafka.leases import Leases, Membership, Poll, TopicPartition
+from engine.kafka.leases import Leases, Membership, Place, Poll, TopicPartition
+from engine.kafka.transactions import Committed, Unstable
+from engine.kafka.watermark import Standing
 from engine.protocol.record import STEP
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
     from concurrent.futures import Future
 
     from engine.kafka.leases import Lease, Reader
+    from engine.kafka.transactions import GroupOffsets
     from engine.settings import Settings
+
+log = logging.getLogger(__name__)
 
 # More records than this in one poll make a batch's answers late and save nothing.
 MAX_POLL_RECORDS = 4000
 
 # One transaction or commit that hangs must not hold a rebalance up for ever; the broker decides then.
-SUSPEND_TIMEOUT = 3.0
+SUSPEND_TIMEOUT = 1.5
+
+# A live owner's transaction takes milliseconds; offsets that are unstable for longer are a dead one's. One that is only
+# slow loses nothing by being fenced: it begins anew.
+UNSTABLE_SECONDS = 0.5
+
+# A broker that is away is asked again after this long.
+RETRY_SECONDS = 0.5
 
 
 class ConsumerLoop:
@@ -160,16 +173,11 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
 
     # The rest is called by the intake, on this loop.
 
-    async def committed(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
-        """Where to begin: the committed offsets, or the first record where nothing is committed."""
+    async def beginnings(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        """The first offset of each."""
         consumer = self._ensure_consumer()
-        found = await consumer._coordinator.fetch_committed_offsets(partitions)  # noqa: SLF001  committed() asks one by one
-        offsets = {TopicPartition(*tp): offset.offset for tp, offset in found.items() if offset.offset >= 0}
-        missing = [tp for tp in partitions if tp not in offsets]
-        if missing:
-            first = await consumer.beginning_offsets([aiokafka.TopicPartition(*tp) for tp in missing])
-            offsets.update({TopicPartition(*tp): offset for tp, offset in first.items()})
-        return offsets
+        first = await consumer.beginning_offsets([aiokafka.TopicPartition(*tp) for tp in partitions])
+        return {TopicPartition(*tp): offset for tp, offset in first.items()}
 
     async def seek_all(self, readers: Mapping[TopicPartition, Reader]) -> None:
         """Read on under these readers, unless a newer rebalance has overtaken us."""
@@ -179,15 +187,6 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
             if reader.lease.reader is reader and tp in consumer.assignment():
                 consumer.seek(tp, reader.lease.next)
                 self.readers[partition] = reader
-
-    async def commit_offsets(self, offsets: Mapping[TopicPartition, int]) -> bool:
-        """Commit; False when the group has moved on and the offsets are no longer ours to move."""
-        wanted = {aiokafka.TopicPartition(*tp): OffsetAndMetadata(offset, "") for tp, offset in offsets.items()}
-        try:
-            await self._ensure_consumer().commit(wanted)
-        except (CommitFailedError, IllegalStateError):
-            return False
-        return True
 
 
 def _asks(records: Sequence[Any]) -> bool:
@@ -346,15 +345,32 @@ class BatchApp(faust.App):
 
 
 class Intake:
-    """One app's polls and positions, on the main loop."""
+    """One app's polls and positions, on the main loop.
 
-    def __init__(self, consumer_loop: ConsumerLoop) -> None:
+    fence       ends the open transactions of instances, of which this one (`committer`) is none; with it every offset
+                names who may have a transaction open over it
+    flush       commits what is finished while the partitions are still ours
+    committing  held by whoever commits
+    """
+
+    def __init__(
+        self,
+        group: str,
+        consumer_loop: ConsumerLoop,
+        offsets: GroupOffsets,
+        committer: str = "",
+        fence: Callable[[Iterable[str]], Awaitable[None]] | None = None,
+    ) -> None:
+        self.group, self.offsets = group, offsets
         self.leases = Leases()
         self.consumer: Any = None
+        self._committer, self._fence = committer, fence
         self._consumer_loop = consumer_loop
         self._placing = asyncio.Lock()
-        self._committing = asyncio.Lock()
+        self.committing = asyncio.Lock()
         self.assigned = asyncio.Event()
+        self.flush: Callable[[], Coroutine[Any, Any, None]] = self.commit
+        self._flushing: asyncio.Task[None] | None = None
 
     def take(self, polled: Mapping[TopicPartition, Poll]) -> tuple[list[tuple[Lease, Sequence[Any]]], bool]:
         """What of a poll is ours to work on, and whether a poll before it went missing (then `place` again)."""
@@ -366,10 +382,13 @@ class Intake:
     async def suspend(self) -> None:
         """A rebalance begins: commit what is finished while the partitions are still ours."""
         self.assigned.clear()
-        try:
-            await asyncio.wait_for(self.commit(), SUSPEND_TIMEOUT)
-        except (TimeoutError, KafkaError):
-            return  # what is not committed is read again by whoever gets the partition
+        # Left to itself when it takes long: a transaction that is cut off is worse than one that the broker refuses.
+        self._flushing = asyncio.create_task(self.flush())
+        await asyncio.wait({self._flushing}, timeout=SUSPEND_TIMEOUT)
+        if self._flushing.done() and isinstance(error := self._flushing.exception(), Exception):
+            log.info(
+                "group %s: not all was committed before a rebalance: %s", self.group, error or type(error).__name__
+            )
 
     def assign(self, partitions: Iterable[Any], membership: Membership) -> None:
         """A rebalance ended with these partitions."""
@@ -379,19 +398,85 @@ class Intake:
         """Give every partition a reader: kept ones go on after the last record taken, others where committed."""
         async with self._placing:
             membership, fresh = self.leases.membership, self.leases.fresh
-            offsets = await self._on_thread(self.consumer.thread.committed(fresh)) if fresh else {}
+            places = await self._committed(fresh, membership) if fresh else {}
             if membership is not self.leases.membership:
                 return  # a newer rebalance places them
-            self.leases.grant(offsets)
+            self.leases.grant(places)
             await self._on_thread(self.consumer.thread.seek_all(self.leases.place()))
             self.assigned.set()
 
+    async def _committed(
+        self, partitions: Sequence[TopicPartition], membership: Membership
+    ) -> dict[TopicPartition, Place]:
+        """Where to begin: the committed places, or the first record where nothing is committed."""
+        found: dict[TopicPartition, Committed] | None = None
+        since = time.monotonic()
+        while found is None and membership is self.leases.membership:
+            try:
+                found = await self.offsets.fetch(self.group, partitions, stable=True)
+            except Unstable:
+                if time.monotonic() - since > UNSTABLE_SECONDS:
+                    await self._fence_last(partitions)
+                    since = time.monotonic()
+                await asyncio.sleep(0.02)
+            except (KafkaError, TimeoutError, OSError) as error:
+                log.warning(
+                    "group %s: could not read offsets, trying again: %s", self.group, error or type(error).__name__
+                )
+                await asyncio.sleep(RETRY_SECONDS)
+        if found is None:
+            return {}
+        places = {tp: Place(at.offset, Standing.parse(at.metadata).spans) for tp, at in found.items()}
+        missing = [tp for tp in partitions if tp not in places]
+        if missing:
+            first = await self._on_thread(self.consumer.thread.beginnings(missing))
+            places.update({tp: Place(offset) for tp, offset in first.items()})
+        if self._fence is not None and not await self._claim(places, membership):
+            return {}
+        return places
+
+    async def _fence_last(self, partitions: Sequence[TopicPartition]) -> None:
+        """Whoever committed there last has a transaction open for so long that it must be dead, or good as dead."""
+        if self._fence is None:
+            return
+        try:
+            last = await self.offsets.fetch(self.group, partitions, stable=False)
+            names = {Standing.parse(at.metadata).committer for at in last.values()} - {"", self._committer}
+            log.info("group %s: ending transactions of %s", self.group, ", ".join(names) or "nobody known")
+            await self._fence(names)
+        except (KafkaError, TimeoutError, OSError) as error:  # another successor may be fencing it as well
+            log.warning("group %s: could not end a dead worker's transaction: %s", self.group, error)
+
+    async def _claim(self, places: Mapping[TopicPartition, Place], membership: Membership) -> bool:
+        """Write our name beside unchanged offsets before our first transaction: a successor must know whom to fence.
+
+        False when the group has moved on: a newer rebalance places them.
+        """
+        while membership is self.leases.membership:
+            try:
+                return await self._commit(places, membership)
+            except (KafkaError, TimeoutError, OSError) as error:
+                log.warning("group %s: could not claim partitions, trying again: %s", self.group, error)
+                await asyncio.sleep(RETRY_SECONDS)
+        return False
+
     async def commit(self) -> None:
         """Commit how far each partition is finished, where it has moved."""
-        async with self._committing:
-            offsets = self.leases.commits()
-            if offsets and await self._on_thread(self.consumer.thread.commit_offsets(offsets)):
-                self.leases.committed(offsets)
+        async with self.committing:
+            await self.commit_positions()
+
+    async def commit_positions(self) -> None:
+        """The same, for whoever holds `committing`."""
+        places = self.leases.commits()
+        if places and await self._commit(places, self.leases.membership):
+            self.leases.committed(places)
+
+    async def _commit(self, places: Mapping[TopicPartition, Place], membership: Membership) -> bool:
+        wanted = {
+            tp: Committed(place.offset, Standing(self._committer, place.spans).encode()) for tp, place in places.items()
+        }
+        async with asyncio.timeout(client.CONNECT_TIMEOUT):
+            return await self.offsets.commit(self.group, membership, wanted)
 
     async def _on_thread(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         return await self._consumer_loop.call(coroutine)

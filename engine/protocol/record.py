@@ -101,6 +101,11 @@ class Topics:
         return f"{self.prefix}.{self.namespace}.errors.errors"
 
     @property
+    def probe(self) -> str:
+        """Where it is tried out whether the broker keeps aborted records back."""
+        return f"{self.prefix}.{self.namespace}.probe"
+
+    @property
     def replies(self) -> str:
         """Where answers to waiting callers are written."""
         return f"{self.prefix}.{self.namespace}.replies"

@@ -11,8 +11,9 @@ from aiokafka.errors import KafkaConnectionError, MessageSizeTooLargeError
 
 from engine.kafka import checkpoint
 from engine.kafka.budget import Budget
-from engine.kafka.checkpoint import Checkpoints, Made, Outlet, Taken
-from engine.kafka.leases import Lease, TopicPartition, Watermark
+from engine.kafka.checkpoint import AtLeastOnce, Made, Outlet, Taken
+from engine.kafka.leases import Lease, Place, TopicPartition
+from engine.kafka.watermark import Watermark
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -67,10 +68,10 @@ class FakeIntake:
 
 class Bench:
     def __init__(self) -> None:
-        self.lease = Lease(TopicPartition("t", 0), 0, Watermark(0), 0)
+        self.lease = Lease(TopicPartition("t", 0), 0, Watermark(0), Place(0))
         self.outlet, self.intake, self.budget = FakeOutlet(), FakeIntake(self.lease), Budget(30).share()
         self.oversized: list[int] = []
-        self.checkpoints = Checkpoints(self.outlet, self.intake, self.budget, self._oversized)  # type: ignore[arg-type]
+        self.checkpoints = AtLeastOnce(self.outlet, self.intake, self.budget, self._oversized)  # type: ignore[arg-type]
 
     def _oversized(self, request: Any) -> None:
         self.oversized.append(request.offset)
@@ -168,7 +169,7 @@ async def test_requests_of_a_lease_that_is_lost_between_two_tries_are_not_writte
 async def test_a_budget_gets_back_what_was_written_and_what_was_lost() -> None:
     async with running() as bench:
         kept, lost, other = bench.requests(3)
-        lost.origin = Lease(TopicPartition("t", 1), 0, Watermark(0), 0, held=False)
+        lost.origin = Lease(TopicPartition("t", 1), 0, Watermark(0), Place(0), held=False)
         bench.checkpoints.finished([kept, lost, other])
         await asyncio.wait_for(bench.budget.room(), 5)
         assert bench.budget._out == 0
@@ -265,7 +266,7 @@ def outlet(producer: FakeProducer) -> Outlet:
 
 
 def written(*offsets: int) -> list[Any]:
-    lease = Lease(TopicPartition("t", 0), 0, Watermark(0), 0)
+    lease = Lease(TopicPartition("t", 0), 0, Watermark(0), Place(0))
     return [FakeRequest(lease, offset) for offset in offsets]
 
 

@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from engine.kafka.leases import Lease, Leases, Membership, Poll, Reader, TopicPartition, Watermark
+from engine.kafka.leases import Lease, Leases, Membership, Place, Poll, Reader, TopicPartition
 
 P0, P1 = TopicPartition("t", 0), TopicPartition("t", 1)
 
@@ -25,7 +25,7 @@ def holding(*partitions: TopicPartition, offset: int = 0) -> Leases:
     """Leases of generation 1, granted at an offset, with a reader each."""
     leases = Leases()
     leases.assign(partitions, Membership(1, "me"))
-    leases.grant(dict.fromkeys(partitions, offset))
+    leases.grant(dict.fromkeys(partitions, Place(offset)))
     leases.place()
     return leases
 
@@ -40,51 +40,10 @@ def poll(leases: Leases, number: int, *offsets: int) -> tuple[list[tuple[Lease, 
     return leases.take({P0: Poll(reader(leases), number, records(*offsets))})
 
 
-def test_a_watermark_begins_where_it_is_told() -> None:
-    assert (Watermark(7).offset, Watermark(7).idle) == (7, True)
-
-
-def test_a_watermark_stands_at_the_first_unfinished() -> None:
-    mark = Watermark(0)
-    mark.take([0, 1, 2], 3)
-    mark.finish(1)
-    assert (mark.offset, mark.idle) == (0, False)
-
-
-def test_a_watermark_moves_over_all_that_is_finished() -> None:
-    mark = Watermark(0)
-    mark.take([0, 1, 2], 3)
-    mark.finish(1)
-    mark.finish(0)
-    assert mark.offset == 2
-
-
-def test_a_watermark_with_nothing_left_stands_at_what_is_read_next() -> None:
-    mark = Watermark(0)
-    mark.take([0, 4], 9)
-    mark.finish(4)
-    mark.finish(0)
-    assert (mark.offset, mark.idle) == (9, True)
-
-
-def test_offsets_that_are_nobodys_move_the_watermark() -> None:
-    mark = Watermark(0)
-    mark.take([], 5)
-    assert mark.offset == 5
-
-
-def test_a_finished_watermark_keeps_nothing() -> None:
-    mark = Watermark(0)
-    mark.take(range(100), 100)
-    for offset in reversed(range(100)):
-        mark.finish(offset)
-    assert not mark._finished
-
-
 def test_partitions_without_a_lease_are_fresh() -> None:
     leases = Leases()
     leases.assign([P0, P1], Membership(1, "me"))
-    leases.grant({P0: 3})
+    leases.grant({P0: Place(3)})
     assert leases.fresh == [P1]
 
 
@@ -166,28 +125,27 @@ def test_a_new_reader_goes_on_behind_the_last_record_taken() -> None:
 def test_only_offsets_that_moved_are_committed() -> None:
     leases = holding(P0, P1, offset=4)
     leases.held[P0].watermark.take([], 6)
-    assert leases.commits() == {P0: 6}
+    assert leases.commits() == {P0: Place(6)}
 
 
 def test_what_is_committed_is_not_committed_again() -> None:
     leases = holding(P0)
     leases.held[P0].watermark.take([], 6)
-    leases.committed({P0: 6})
+    leases.committed({P0: Place(6)})
     assert leases.commits() == {}
 
 
-def test_a_commit_that_came_late_does_not_go_back() -> None:
+def test_what_is_finished_above_a_slow_request_is_committed_beside_the_offset() -> None:
     leases = holding(P0)
-    leases.held[P0].watermark.take([], 6)
-    leases.committed({P0: 6})
-    leases.committed({P0: 3})
-    assert leases.commits() == {}
+    leases.held[P0].watermark.take([0, 1, 2], 3)
+    leases.held[P0].watermark.finish([1])
+    assert leases.commits() == {P0: Place(0, (1, 1))}
 
 
 def test_a_commit_of_a_lost_partition_is_forgotten() -> None:
     leases = holding(P0)
     leases.lose(P0)
-    leases.committed({P0: 6})
+    leases.committed({P0: Place(6)})
     assert leases.commits() == {}
 
 
@@ -201,7 +159,7 @@ class Reading(RuleBasedStateMachine):
     def join(self) -> None:
         self.leases = Leases()
         self.generation = 0
-        self.broker = 0
+        self.broker = Place(0)
         self.position = 0
         self.queue: list[Poll] = []
         self.out: list[tuple[Lease, int]] = []
@@ -244,8 +202,11 @@ class Reading(RuleBasedStateMachine):
             offsets = [record.offset for record in found]
             # Nothing between the last record taken and these was skipped.
             assert set(range(expected, offsets[0])) <= self.finished
-            kept = [offset for offset, is_mine in zip(offsets, mine, strict=False) if is_mine]
-            self.finished.update(set(offsets) - set(kept))
+            again = [offset for offset in offsets if lease.watermark.done(offset)]
+            assert set(again) <= self.finished
+            ours = [offset for offset, is_mine in zip(offsets, mine, strict=False) if is_mine]
+            self.finished.update(set(offsets) - set(ours))
+            kept = [offset for offset in ours if offset not in again]
             lease.watermark.take(kept, offsets[-1] + 1)
             self.out += [(lease, offset) for offset in kept]
         for partition in gaps:
@@ -259,7 +220,7 @@ class Reading(RuleBasedStateMachine):
         lease, offset = self.out.pop(data.draw(st.integers(0, len(self.out) - 1)))
         if lease.held:
             self.finished.add(offset)
-            lease.watermark.finish(offset)
+            lease.watermark.finish([offset])
 
     @rule(answered=st.booleans())
     def commit(self, *, answered: bool) -> None:
@@ -281,7 +242,7 @@ class Reading(RuleBasedStateMachine):
 
     @invariant()
     def what_is_committed_is_finished(self) -> None:
-        assert set(range(self.broker)) <= self.finished
+        assert set(range(self.broker.offset)) <= self.finished
 
 
 TestReading = Reading.TestCase

@@ -1,0 +1,252 @@
+"""Exactly-once checkpoints: what requests gave and the offsets that they free become visible together, or not at all.
+
+One transaction for all partitions of what has finished, at once when idle, of many requests under load; requests go on
+running meanwhile. It is fenced by the generation under which the partitions are ours. After any error the producer is
+made anew, by which the broker ends what was open; whether a commit of which no answer came had happened is read back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any
+
+from aiokafka.errors import KafkaError
+
+from engine.kafka.checkpoint import RETRY_SECONDS, Checkpoints, Early, Made, Taken, Unit
+from engine.kafka.transactions import BatchTooLarge, Committed, Stale, Unclear, Unstable
+from engine.kafka.watermark import Standing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Sequence
+
+    from engine.execution import Request
+    from engine.kafka.budget import Share
+    from engine.kafka.checkpoint import Outlet
+    from engine.kafka.leases import Place, TopicPartition
+    from engine.kafka.transactions import Place as TopicPlace
+    from engine.kafka.transactions import Producer, Record, Transactions
+    from engine.kafka.transport import Intake
+
+log = logging.getLogger(__name__)
+
+# Records that were passed over need no transaction; how far they were is committed this often.
+POSITION_SECONDS = 3.0
+
+# The group has moved on and our consumer does not know it yet: it learns by its next heartbeat.
+STALE_SECONDS = 0.2
+
+# How often it is asked whether a commit without an answer has happened.
+READ_BACK_SECONDS = 0.05
+
+
+class ExactlyOnce(Checkpoints):
+    """Records and offsets in one transaction.
+
+    replies   writes answers that callers need not wait for the rest of their request for, on `reply_topic`: they are
+              no part of the transaction, and a crash may answer such a caller twice
+    """
+
+    def __init__(
+        self,
+        transactions: Transactions,
+        replies: Outlet,
+        reply_topic: str,
+        intake: Intake,
+        budget: Share,
+        oversized: Callable[[Request], None],
+    ) -> None:
+        super().__init__(intake, budget, oversized)
+        self._transactions, self._replies, self._reply_topic = transactions, replies, reply_topic
+        # Their watermarks have moved and they are not written: the next transaction has them too.
+        self._unwritten: list[Unit] = []
+        self._number = 0
+        self._position_due: asyncio.TimerHandle | None = None
+        self._answers = asyncio.Event()
+
+    def _loops(self) -> Sequence[Coroutine[Any, Any, None]]:
+        return [self._checkpoint_loop(), self._answer_loop()]
+
+    async def stop(self) -> None:
+        """As said."""
+        if self._position_due is not None:
+            self._position_due.cancel()
+        await super().stop()
+
+    def answered(self, requests: Sequence[Request]) -> None:
+        """Their replies are written now, and everything else when they are done."""
+        self._early.extend(Early(request, self._reply_topic) for request in requests)
+        self._answers.set()
+
+    def skipped(self) -> None:
+        """As said."""
+        if self._position_due is None:
+            self._position_due = asyncio.get_running_loop().call_later(POSITION_SECONDS, self._wake.set)
+
+    async def drain(self) -> None:
+        """As said."""
+        await self.written()
+        async with self._intake.committing:
+            await self._intake.commit_positions()
+
+    async def flush(self) -> None:
+        """As said; the transaction that runs ends first."""
+        async with self._intake.committing:
+            await self._checkpoint()
+
+    async def _checkpoint_loop(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            await self._intake.assigned.wait()
+            async with self._intake.committing:
+                # A rebalance may have begun while we waited: who would commit now would be refused.
+                delay = await self._checkpoint() if self._intake.assigned.is_set() else 0.0
+            if delay:
+                await asyncio.sleep(delay)
+            if self._unwritten:
+                self._wake.set()
+            elif not self._pending:
+                self._empty.set()
+
+    async def _checkpoint(self) -> float:
+        """One transaction, if there is something to write; how long to wait before what is left is tried again."""
+        finished, self._pending = self._pending, []
+        waiting = self._finish(finished)
+        if waiting:
+            kept = set(map(id, waiting))
+            finished = [unit for unit in finished if id(unit) not in kept]
+            self._pending = [*waiting, *self._pending]
+        lost = [unit for unit in (*self._unwritten, *finished) if not unit.origin.held]
+        self._budget.give(sum(unit.size for unit in lost))
+        self._unwritten = [unit for unit in (*self._unwritten, *finished) if unit.origin.held]
+        if not self._unwritten:
+            return await self._commit_positions()
+        places = self._intake.leases.commits()
+        for unit in self._unwritten:
+            # An offset that does not move is written all the same: it is what fences the records.
+            places.setdefault(unit.origin.partition, unit.origin.committed)
+        async with self._transactions.lend() as producer:
+            delay = await self._transact(producer, places)
+        if delay is not None:
+            return delay
+        self._intake.leases.committed(places)
+        self._budget.give(sum(unit.size for unit in self._unwritten))
+        self._unwritten = []
+        return 0.0
+
+    async def _commit_positions(self) -> float:
+        if self._position_due is not None:
+            self._position_due.cancel()
+            self._position_due = None
+        try:
+            await self._intake.commit_positions()
+        except (KafkaError, TimeoutError, OSError) as error:
+            log.warning("could not commit positions: %s", error or type(error).__name__)
+            self.skipped()
+        return 0.0
+
+    async def _transact(self, producer: Producer, places: dict[TopicPartition, Place]) -> float | None:
+        """None when it is committed; otherwise how long to wait before it is tried again."""
+        self._number += 1
+        offsets = {
+            partition: Committed(
+                place.offset, Standing(self._transactions.committer, place.spans, self._number).encode()
+            )
+            for partition, place in places.items()
+        }
+        units = self._units()
+        records, owners = _records(units)
+        try:
+            if not producer.usable:
+                await producer.reset()
+            await producer.transact(self._intake.group, self._intake.leases.membership, offsets, records)
+        except Stale as error:
+            log.info(
+                "group %s: %s: what is finished is committed when its rebalance is over", self._intake.group, error
+            )
+            await self._reset(producer)
+            return STALE_SECONDS
+        except BatchTooLarge as error:
+            await self._reset(producer)
+            if not self._transactions.too_large(error):
+                self._put_error_in_place(owners[error.place][error.first])
+            return RETRY_SECONDS / 100
+        except Unclear as error:
+            log.warning("group %s: no answer to a commit (%s); reading back", self._intake.group, error)
+            await self._reset(producer)
+            return None if await self._happened(offsets) else RETRY_SECONDS
+        except (KafkaError, TimeoutError, OSError) as error:
+            log.warning(
+                "group %s: could not write %d requests, trying again: %s",
+                self._intake.group,
+                len(units),
+                error or type(error).__name__,
+            )
+            await self._reset(producer)
+            return RETRY_SECONDS
+        return None
+
+    def _units(self) -> list[Unit]:
+        """What is to be written, with the changes of state that it caused."""
+        changes = [change for unit in self._unwritten if isinstance(unit, Taken) for change in unit.changes]
+        return [*self._unwritten, *changes]
+
+    async def _reset(self, producer: Producer) -> None:
+        """End what is open: readers of the topics would wait for it. A broker that is away is waited for."""
+        while True:
+            try:
+                await producer.reset()
+            except (KafkaError, TimeoutError, OSError) as error:
+                log.warning("the broker made no producer, trying again: %s", error or type(error).__name__)
+                await asyncio.sleep(RETRY_SECONDS)
+            else:
+                return
+
+    async def _happened(self, offsets: dict[TopicPartition, Committed]) -> bool:
+        """Whether a transaction that moved these offsets is committed: its number stands beside one of them."""
+        while True:
+            try:
+                found = await self._intake.offsets.fetch(self._intake.group, offsets, stable=True)
+            except (Unstable, KafkaError, TimeoutError, OSError):
+                await asyncio.sleep(READ_BACK_SECONDS)
+                continue
+            return any(found.get(partition) == offset for partition, offset in offsets.items())
+
+    def _put_error_in_place(self, unit: Any) -> None:
+        """A topic does not take a record of this unit."""
+        if isinstance(unit, (Made, Taken)) or unit.replaced:
+            self._give_up(unit)
+            unit.records = []
+            return
+        self._oversized(unit)
+        unit.replaced = True
+
+    async def _answer_loop(self) -> None:
+        while True:
+            await self._answers.wait()
+            self._answers.clear()
+            early, self._early = self._early, []
+            try:
+                await self._replies.write([part for part in early if part.origin.held])
+            except (KafkaError, TimeoutError, OSError) as error:
+                log.warning("could not write %d answers, trying again: %s", len(early), error or type(error).__name__)
+                await asyncio.sleep(RETRY_SECONDS)
+                self._early = [*early, *self._early]
+                self._answers.set()
+
+
+def _records(units: Sequence[Any]) -> tuple[dict[TopicPlace, list[Record]], dict[TopicPlace, list[Any]]]:
+    """The records of each partition in their order, and whose each is."""
+    records: dict[TopicPlace, list[Record]] = {}
+    owners: dict[TopicPlace, list[Any]] = {}
+    for unit in units:
+        key = unit.key
+        for topic, partition, value, headers in unit.records:
+            place = (topic, partition)
+            found = records.get(place)
+            if found is None:
+                found, owners[place] = records.setdefault(place, []), []
+            found.append((key, value, headers))
+            owners[place].append(unit)
+    return records, owners

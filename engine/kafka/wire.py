@@ -1,0 +1,235 @@
+"""What aiokafka's protocol lacks: offsets fenced by a generation, stable offset reads (KIP-447), and a client for them.
+
+This module is all that extends aiokafka's protocol; it is pinned to aiokafka 0.14.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from aiokafka import TopicPartition as ClientPartition
+from aiokafka.client import AIOKafkaClient, ConnectionGroup
+from aiokafka.errors import GroupCoordinatorNotAvailableError
+from aiokafka.protocol.api import Request, RequestStruct, Response
+from aiokafka.protocol.types import Boolean, CompactArray, CompactString, Int16, Int32, Int64, Schema, TaggedFields
+
+from engine.kafka import client
+
+if TYPE_CHECKING:
+    from engine.settings import Settings
+
+# One request to a broker; a broker that does not answer in this time is taken for away.
+REQUEST_SECONDS = 10.0
+
+# A coordinator that is not there yet is looked for again after this long.
+_LOOKUP_SECONDS = 0.05
+
+_TEXT = CompactString("utf-8")
+
+
+class _TxnOffsetCommitResponse(Response):  # type: ignore[misc]  # aiokafka has no types
+    API_KEY, API_VERSION = 28, 3
+    SCHEMA = Schema(
+        ("throttle_time_ms", Int32),
+        (
+            "errors",
+            CompactArray(
+                ("topic", _TEXT),
+                (
+                    "partition_errors",
+                    CompactArray(("partition", Int32), ("error_code", Int16), ("tags", TaggedFields)),
+                ),
+                ("tags", TaggedFields),
+            ),
+        ),
+        ("tags", TaggedFields),
+    )
+
+
+class _TxnOffsetCommitRequest(RequestStruct):  # type: ignore[misc]  # aiokafka has no types
+    """Version 3 names the generation and the member, by which the broker refuses who has left the group (KIP-447)."""
+
+    API_KEY, API_VERSION, FLEXIBLE_VERSION = 28, 3, True
+    RESPONSE_TYPE = _TxnOffsetCommitResponse
+    SCHEMA = Schema(
+        ("transactional_id", _TEXT),
+        ("group_id", _TEXT),
+        ("producer_id", Int64),
+        ("producer_epoch", Int16),
+        ("generation_id", Int32),
+        ("member_id", _TEXT),
+        ("group_instance_id", _TEXT),
+        (
+            "topics",
+            CompactArray(
+                ("topic", _TEXT),
+                (
+                    "partitions",
+                    CompactArray(
+                        ("partition", Int32),
+                        ("offset", Int64),
+                        ("leader_epoch", Int32),
+                        ("metadata", _TEXT),
+                        ("tags", TaggedFields),
+                    ),
+                ),
+                ("tags", TaggedFields),
+            ),
+        ),
+        ("tags", TaggedFields),
+    )
+
+
+class _OffsetFetchResponse(Response):  # type: ignore[misc]  # aiokafka has no types
+    API_KEY, API_VERSION = 9, 7
+    SCHEMA = Schema(
+        ("throttle_time_ms", Int32),
+        (
+            "topics",
+            CompactArray(
+                ("topic", _TEXT),
+                (
+                    "partitions",
+                    CompactArray(
+                        ("partition", Int32),
+                        ("offset", Int64),
+                        ("leader_epoch", Int32),
+                        ("metadata", _TEXT),
+                        ("error_code", Int16),
+                        ("tags", TaggedFields),
+                    ),
+                ),
+                ("tags", TaggedFields),
+            ),
+        ),
+        ("error_code", Int16),
+        ("tags", TaggedFields),
+    )
+
+
+class _OffsetFetchRequest(RequestStruct):  # type: ignore[misc]  # aiokafka has no types
+    """Version 7 can ask for offsets that no open transaction is about to move."""
+
+    API_KEY, API_VERSION, FLEXIBLE_VERSION = 9, 7, True
+    RESPONSE_TYPE = _OffsetFetchResponse
+    SCHEMA = Schema(
+        ("consumer_group", _TEXT),
+        (
+            "topics",
+            CompactArray(("topic", _TEXT), ("partitions", CompactArray(Int32)), ("tags", TaggedFields)),
+        ),
+        ("require_stable", Boolean),
+        ("tags", TaggedFields),
+    )
+
+
+class TxnOffsetCommit(Request[_TxnOffsetCommitRequest]):  # type: ignore[misc]  # aiokafka has no types
+    """Transactional id, group, producer id, epoch, generation, member, instance, topics, tags."""
+
+    API_KEY = 28
+
+    def __init__(self, *fields: Any) -> None:
+        self._fields = fields
+
+    def build(self, request_struct_class: Any) -> Any:
+        """Return the request in the version that the broker and we both speak."""
+        return request_struct_class(*self._fields)
+
+
+class OffsetFetch(Request[_OffsetFetchRequest]):  # type: ignore[misc]  # aiokafka has no types
+    """Group, topics, whether only stable offsets will do, tags."""
+
+    API_KEY = 9
+
+    def __init__(self, *fields: Any) -> None:
+        self._fields = fields
+
+    def build(self, request_struct_class: Any) -> Any:
+        """Return the request in the version that the broker and we both speak."""
+        return request_struct_class(*self._fields)
+
+
+class Connection:
+    """One client of the cluster, and who coordinates what."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._client: Any = None
+        self._starting = asyncio.Lock()
+        self._coordinators: dict[tuple[int, str], int] = {}
+
+    async def _started(self) -> Any:
+        async with self._starting:
+            if self._client is None:
+                made = AIOKafkaClient(
+                    **client.connection(self._settings),
+                    request_timeout_ms=int(REQUEST_SECONDS * 1000),
+                    retry_backoff_ms=client.RETRY_BACKOFF_MS,
+                )
+                try:
+                    await made.bootstrap()
+                except BaseException:
+                    await client.stop(made)
+                    raise
+                self._client = made
+            return self._client
+
+    async def stop(self) -> None:
+        """Close it."""
+        found, self._client = self._client, None
+        if found is not None:
+            await client.stop(found)
+
+    async def ask(self, kind: int, key: str, request: Any) -> Any:
+        """The answer of the coordinator of a group or a transactional id."""
+        found = await self._started()
+        node = self._coordinators.get((kind, key))
+        if node is None:
+            node = self._coordinators[kind, key] = await self._lookup(found, kind, key)
+        try:
+            return await found.send(node, request, group=ConnectionGroup.COORDINATION)
+        except BaseException:
+            self.forget(kind, key)
+            raise
+
+    async def _lookup(self, found: Any, kind: int, key: str) -> int:
+        """A broker makes the topic of its coordinators at the first question, and says meanwhile that there is none."""
+        deadline = asyncio.get_running_loop().time() + REQUEST_SECONDS
+        while True:
+            try:
+                return int(await found.coordinator_lookup(kind, key))
+            except GroupCoordinatorNotAvailableError:
+                if asyncio.get_running_loop().time() > deadline:
+                    raise
+                await asyncio.sleep(_LOOKUP_SECONDS)
+
+    def forget(self, kind: int, key: str) -> None:
+        """Look for this coordinator again: it may have moved, with its broker."""
+        self._coordinators.pop((kind, key), None)
+        if self._client is not None:
+            self._client.force_metadata_update()
+
+    async def leader(self, place: tuple[str, int]) -> int:
+        """The broker that takes this partition's records."""
+        found = await self._started()
+        partition = ClientPartition(*place)
+        leader = found.cluster.leader_for_partition(partition)
+        while leader is None or leader < 0:
+            await found.add_topic(place[0])
+            leader = found.cluster.leader_for_partition(partition)
+            if leader is None or leader < 0:
+                await asyncio.sleep(client.RETRY_BACKOFF_MS / 1000)
+                await found.force_metadata_update()
+                leader = found.cluster.leader_for_partition(partition)
+        return int(leader)
+
+    async def produce(self, leader: int, request: Any) -> Any:
+        """A leader's answer."""
+        found = await self._started()
+        return await found.send(leader, request)
+
+    def moved(self) -> None:
+        """Partitions are led by others now."""
+        if self._client is not None:
+            self._client.force_metadata_update()

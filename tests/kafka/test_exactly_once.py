@@ -1,0 +1,306 @@
+"""Exactly-once checkpoints with a fake producer that fails as told: what is written, with which offsets, when again."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from aiokafka.errors import KafkaConnectionError
+
+from engine.kafka import exactly_once
+from engine.kafka.budget import Budget
+from engine.kafka.checkpoint import Made, Taken
+from engine.kafka.exactly_once import ExactlyOnce
+from engine.kafka.leases import Leases, Membership, Place, TopicPartition
+from engine.kafka.transactions import BatchTooLarge, Committed, Stale, Unclear
+from engine.kafka.watermark import Standing
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping, Sequence
+
+    from engine.kafka.leases import Lease
+
+P0 = TopicPartition("in", 0)
+ME = Membership(1, "me")
+
+
+class FakeRequest:
+    """Marked as such: what a checkpoint reads of a request."""
+
+    def __init__(self, lease: Lease, offset: int) -> None:
+        self.origin, self.offset, self.size, self.key = lease, offset, 10, b"k"
+        self.replaced, self.place = False, f"in [0] offset {offset}"
+        self.records: list[Any] = [("out", 0, b"%d" % offset, []), ("replies", 3, b"%d" % offset, [])]
+
+
+class FakeProducer:
+    """Marked as such: keeps what was committed; `errors` are raised by the first transactions."""
+
+    def __init__(self) -> None:
+        self.errors: list[Exception] = []
+        self.committed: list[tuple[Membership, dict[TopicPartition, Committed], list[bytes]]] = []
+        self.usable, self.resets, self.tries = False, 0, 0
+        self.commits_unclear = False
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.at_gate = asyncio.Event()
+
+    async def reset(self) -> None:
+        self.resets += 1
+        self.usable = True
+
+    async def transact(
+        self,
+        group: str,
+        membership: Membership,
+        offsets: Mapping[TopicPartition, Committed],
+        records: Mapping[tuple[str, int], Sequence[Any]],
+    ) -> None:
+        assert group == "group"
+        assert self.usable
+        self.tries += 1
+        self.at_gate.set()
+        await self.gate.wait()
+        error = self.errors.pop(0) if self.errors else None
+        if error is None or (isinstance(error, Unclear) and self.commits_unclear):
+            values = [value for place in records for _, value, _ in records[place] if place[0] == "out"]
+            self.committed.append((membership, dict(offsets), values))
+        if error is not None:
+            self.usable = False
+            raise error
+
+    @property
+    def written(self) -> list[list[bytes]]:
+        return [values for _, _, values in self.committed]
+
+
+class FakeTransactions:
+    """Marked as such: one producer."""
+
+    committer = "here"
+
+    def __init__(self, producer: FakeProducer) -> None:
+        self.producer = producer
+
+    @asynccontextmanager
+    async def lend(self) -> AsyncIterator[FakeProducer]:
+        yield self.producer
+
+    def too_large(self, error: BatchTooLarge) -> bool:
+        return error.count > 1
+
+
+class FakeOffsets:
+    """Marked as such: what the last transaction committed."""
+
+    def __init__(self, producer: FakeProducer) -> None:
+        self.producer = producer
+
+    async def fetch(self, group: str, partitions: Any, *, stable: bool) -> dict[TopicPartition, Committed]:
+        assert (group, set(partitions), stable) == ("group", {P0}, True)
+        return self.producer.committed[-1][1] if self.producer.committed else {}
+
+
+class FakeOutlet:
+    """Marked as such: keeps what was written."""
+
+    def __init__(self) -> None:
+        self.values: list[bytes] = []
+        self.wrote = asyncio.Event()
+
+    async def write(self, parts: Sequence[Any]) -> None:
+        self.values += [record[2] for part in parts for record in part.records]
+        self.wrote.set()
+
+
+class FakeIntake:
+    """Marked as such: one partition that is ours."""
+
+    group = "group"
+
+    def __init__(self, producer: FakeProducer) -> None:
+        self.leases = Leases()
+        self.leases.assign([P0], ME)
+        self.leases.grant({P0: Place(0)})
+        self.offsets = FakeOffsets(producer)
+        self.committing, self.assigned = asyncio.Lock(), asyncio.Event()
+        self.assigned.set()
+        self.flush: Any = None
+        self.positions: list[int] = []
+        self.positioned = asyncio.Event()
+
+    async def commit_positions(self) -> None:
+        self.positions += [place.offset for place in self.leases.commits().values()]
+        self.positioned.set()
+
+
+class Bench:
+    def __init__(self) -> None:
+        self.producer, self.outlet, self.budget = FakeProducer(), FakeOutlet(), Budget(1000).share()
+        self.intake = FakeIntake(self.producer)
+        self.oversized: list[int] = []
+        self.checkpoints = ExactlyOnce(
+            FakeTransactions(self.producer),  # type: ignore[arg-type]
+            self.outlet,  # type: ignore[arg-type]
+            "replies",
+            self.intake,  # type: ignore[arg-type]
+            self.budget,
+            self._oversized,
+        )
+
+    @property
+    def lease(self) -> Lease:
+        return self.intake.leases.held[P0]
+
+    def _oversized(self, request: Any) -> None:
+        self.oversized.append(request.offset)
+        request.records = [("out", 0, b"an error", [])]
+
+    def requests(self, count: int) -> list[Any]:
+        """That many requests of the lease, taken."""
+        self.lease.watermark.take(range(count), count)
+        self.budget.take(10 * count)
+        return [FakeRequest(self.lease, offset) for offset in range(count)]
+
+    async def finished(self, *units: Any) -> None:
+        self.checkpoints.finished(units)
+        await asyncio.wait_for(self.checkpoints.written(), 5)
+
+
+@asynccontextmanager
+async def running() -> AsyncIterator[Bench]:
+    bench = Bench()
+    bench.checkpoints.start()
+    try:
+        yield bench
+    finally:
+        await bench.checkpoints.stop()
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RETRY_SECONDS", "STALE_SECONDS", "POSITION_SECONDS", "READ_BACK_SECONDS"):
+        monkeypatch.setattr(exactly_once, name, 0.001)
+
+
+async def test_records_and_the_offset_that_they_free_are_one_transaction() -> None:
+    async with running() as bench:
+        await bench.finished(*bench.requests(2))
+        [(membership, offsets, values)] = bench.producer.committed
+        assert (membership, values) == (ME, [b"0", b"1"])
+        assert offsets == {P0: Committed(2, Standing("here", (), 1).encode())}
+
+
+async def test_what_finishes_during_a_transaction_is_the_next_one() -> None:
+    async with running() as bench:
+        first, *others = bench.requests(3)
+        bench.producer.gate.clear()
+        bench.checkpoints.finished([first])
+        await bench.producer.at_gate.wait()
+        for request in others:
+            bench.checkpoints.finished([request])
+        bench.producer.gate.set()
+        await asyncio.wait_for(bench.checkpoints.written(), 5)
+        assert bench.producer.written == [[b"0"], [b"1", b"2"]]
+
+
+async def test_a_slow_request_does_not_hold_up_its_neighbours() -> None:
+    async with running() as bench:
+        slow, quick, _ = bench.requests(3)
+        await bench.finished(quick)
+        assert bench.producer.committed[-1][1][P0] == Committed(0, Standing("here", (1, 1), 1).encode())
+        await bench.finished(slow)
+        assert bench.producer.committed[-1][1][P0] == Committed(2, Standing("here", (), 2).encode())
+
+
+@pytest.mark.parametrize("error", [KafkaConnectionError("away"), TimeoutError(), OSError("gone"), Stale("old")])
+async def test_a_transaction_that_failed_is_written_again_whole_by_a_producer_made_anew(error: Exception) -> None:
+    async with running() as bench:
+        bench.producer.errors = [error]
+        await bench.finished(*bench.requests(2))
+        assert bench.producer.written == [[b"0", b"1"]]
+        assert (bench.producer.resets, bench.budget._out) == (2, 0)
+
+
+@pytest.mark.parametrize(("happened", "tries"), [(True, 1), (False, 2)])
+async def test_of_a_commit_without_an_answer_it_is_read_back_whether_it_happened(*, happened: bool, tries: int) -> None:
+    async with running() as bench:
+        bench.producer.errors, bench.producer.commits_unclear = [Unclear("no answer")], happened
+        await bench.finished(*bench.requests(2))
+        assert (bench.producer.written, bench.producer.tries) == ([[b"0", b"1"]], tries)
+
+
+async def test_requests_of_a_partition_that_was_lost_meanwhile_are_not_written() -> None:
+    async with running() as bench:
+        requests = bench.requests(2)
+        bench.producer.gate.clear()
+        bench.producer.errors = [Stale("old")]
+        bench.checkpoints.finished(requests)
+        await bench.producer.at_gate.wait()
+        bench.intake.leases.lose(P0)
+        bench.producer.gate.set()
+        await asyncio.wait_for(bench.checkpoints.written(), 5)
+        assert (bench.producer.written, bench.budget._out) == ([], 0)
+
+
+async def test_nothing_is_written_between_a_rebalance_and_its_end() -> None:
+    async with running() as bench:
+        bench.intake.assigned.clear()
+        bench.checkpoints.finished(bench.requests(1))
+        await asyncio.sleep(0.01)
+        assert bench.producer.tries == 0
+        bench.intake.assigned.set()
+        await asyncio.wait_for(bench.checkpoints.written(), 5)
+        assert bench.producer.written == [[b"0"]]
+
+
+async def test_a_rebalance_that_begins_has_what_is_finished_committed_first() -> None:
+    async with running() as bench:
+        bench.intake.assigned.clear()
+        bench.checkpoints.finished(bench.requests(1))
+        await bench.intake.flush()
+        assert bench.producer.written == [[b"0"]]
+
+
+async def test_only_the_request_whose_record_is_too_large_gets_an_error() -> None:
+    async with running() as bench:
+        bench.producer.errors = [BatchTooLarge(("out", 0), 0, 3, 900), BatchTooLarge(("out", 0), 1, 1, 300)]
+        await bench.finished(*bench.requests(3))
+        assert (bench.oversized, bench.producer.written) == ([1], [[b"0", b"an error", b"2"]])
+
+
+async def test_a_record_of_nobody_that_is_too_large_is_given_up() -> None:
+    async with running() as bench:
+        bench.producer.errors = [BatchTooLarge(("out", 0), 0, 1, 900)]
+        bench.lease.watermark.take([0], 1)
+        made = Made(bench.lease, "in [0]", b"k", ("out", 0, b"large", []))
+        await bench.finished(made, Taken(bench.lease, "in [0]", 0, 0, []))
+        assert bench.producer.written == [[]]
+
+
+async def test_changes_of_state_are_in_the_transaction_and_time_alone_is_fenced_by_an_offset_that_stays() -> None:
+    async with running() as bench:
+        change = Made(bench.lease, "in [0]", b"k", ("out", 0, b"state", []))
+        await bench.finished(Taken(bench.lease, "in [0]", None, 0, [change]))
+        [(_, offsets, values)] = bench.producer.committed
+        assert (offsets[P0].offset, values) == (0, [b"state"])
+
+
+async def test_an_answer_ahead_of_its_request_is_no_part_of_the_transaction_and_the_rest_is() -> None:
+    async with running() as bench:
+        [request] = bench.requests(1)
+        bench.checkpoints.answered([request])
+        await asyncio.wait_for(bench.outlet.wrote.wait(), 5)
+        assert (bench.outlet.values, bench.producer.tries) == ([b"0"], 0)
+        await bench.finished(request)
+        assert bench.producer.written == [[b"0"]]
+
+
+async def test_records_that_were_passed_over_need_no_transaction() -> None:
+    async with running() as bench:
+        bench.lease.watermark.take([], 9)
+        bench.checkpoints.skipped()
+        await asyncio.wait_for(bench.intake.positioned.wait(), 5)
+        assert (bench.intake.positions, bench.producer.tries) == ([9], 0)

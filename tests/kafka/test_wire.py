@@ -1,0 +1,69 @@
+"""What we need of aiokafka that it does not promise: a release without one of these must fail here, not at 3 a.m."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from typing import Any
+
+import pytest
+from aiokafka.client import AIOKafkaClient
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
+
+from engine.kafka.wire import OffsetFetch, TxnOffsetCommit
+
+NEEDED = [
+    ("aiokafka.client", "AIOKafkaClient.bootstrap"),
+    ("aiokafka.client", "AIOKafkaClient.coordinator_lookup"),
+    ("aiokafka.client", "AIOKafkaClient.send"),
+    ("aiokafka.client", "AIOKafkaClient.add_topic"),
+    ("aiokafka.client", "AIOKafkaClient.force_metadata_update"),
+    ("aiokafka.client", "AIOKafkaClient._get_conn"),
+    ("aiokafka.client", "ConnectionGroup.COORDINATION"),
+    ("aiokafka.client", "CoordinationType.TRANSACTION"),
+    ("aiokafka.cluster", "ClusterMetadata.leader_for_partition"),
+    ("aiokafka.consumer.group_coordinator", "GroupCoordinator"),
+    ("aiokafka.consumer.fetcher", "Fetcher"),
+    ("aiokafka.protocol.transaction", "InitProducerIdRequest"),
+    ("aiokafka.protocol.transaction", "AddPartitionsToTxnRequest"),
+    ("aiokafka.protocol.transaction", "AddOffsetsToTxnRequest"),
+    ("aiokafka.protocol.transaction", "EndTxnRequest"),
+    ("aiokafka.protocol.produce", "ProduceRequest"),
+    ("aiokafka.protocol.commit", "OffsetCommitRequest"),
+    ("aiokafka.protocol.commit", "OffsetFetchRequest"),
+]
+
+
+@pytest.mark.parametrize(("module", "name"), NEEDED, ids=[name for _, name in NEEDED])
+def test_aiokafka_has_what_we_extend(module: str, name: str) -> None:
+    found: Any = importlib.import_module(module)
+    for part in name.split("."):
+        assert hasattr(found, part), f"aiokafka has no {module}.{name} any more: engine/kafka/wire.py builds on it"
+        found = getattr(found, part)
+
+
+def test_the_client_takes_the_group_of_a_connection() -> None:
+    assert "group" in inspect.signature(AIOKafkaClient.send).parameters
+
+
+def test_a_batch_says_who_wrote_it() -> None:
+    builder = DefaultRecordBatchBuilder(2, 0, 1, 7, 3, 11, 1000)
+    builder.append(0, None, b"k", b"v", [])
+    raw = bytes(builder.build())
+    assert int.from_bytes(raw[43:51], "big") == 7
+    assert int.from_bytes(raw[51:53], "big") == 3
+    assert int.from_bytes(raw[53:57], "big") == 11
+    assert raw[22] & 0b10000, "it is not marked as part of a transaction"
+
+
+@pytest.mark.parametrize(
+    ("request_", "version"),
+    [
+        (TxnOffsetCommit("id", "group", 1, 0, 5, "member", None, [("t", [(0, 3, -1, "m", {})], {})], {}), 3),
+        (OffsetFetch("group", [("t", [0], {})], True, {}), 7),
+    ],
+)
+def test_a_broker_is_asked_in_the_versions_of_kip_447(request_: Any, version: int) -> None:
+    built = request_.prepare({request_.API_KEY: (0, 20)})
+    assert version == built.API_VERSION
+    assert built.encode()
