@@ -8,7 +8,7 @@ INSTALLED := .venv/.installed
 IRIS := pipelines/iris/model.joblib
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test nightly demo up bench proto clean
+.PHONY: help setup check test nightly faults soak demo up bench proto clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -39,6 +39,13 @@ test: setup ## all tests, on the embedded broker and on Apache Kafka where Java 
 
 nightly: setup ## the tests of the dataflow's rules with ten times the examples
 	$(BIN)/pytest tests/properties --hypothesis-profile nightly
+
+# FAULTS=brief is what CI runs; SEED=... makes the same choices again; FAULTS_TABLE=FILE collects the counts.
+faults: setup ## kill, freeze and cut everything under load, and count what is lost or doubled
+	FAULTS=$(or $(FAULTS),full) $(BIN)/pytest tests/faults
+
+soak: setup ## the same for half an hour, watching memory; SOAK_SECONDS=... for another time
+	FAULTS=soak $(BIN)/pytest tests/faults
 
 demo: setup ## start everything, send requests to the sample pipelines, show the answers
 	$(BIN)/python pipelines/demo.py

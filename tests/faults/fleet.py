@@ -1,0 +1,112 @@
+"""Processes of the product that faults are done to."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "broker"))
+
+from product import Product, environment, wait_until
+
+from engine.kafka.broker import die_with_parent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+LAUNCH = Path(__file__).resolve().parent / "launch.py"
+RESOURCES = Path(__file__).resolve().parent / "resources"
+
+# What is promised of a drain.
+DRAIN_SECONDS = 15.0
+
+
+class Victim(Product):
+    """A process of the product that stops or dies where it is told to."""
+
+    def launch(self) -> Self:
+        self.arm_file = self.directory.parent / "arm"
+        with self._out.open("wb") as out, self._err.open("wb") as err:
+            self._process = subprocess.Popen(
+                die_with_parent([sys.executable, str(LAUNCH), str(self.arm_file), *self.arguments]),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                cwd=self.directory,
+                env=environment(self._settings),
+            )
+        return self
+
+    def at(self, point: str, name: str = "SIGSTOP", seconds: float = 20.0) -> float:
+        """Have it stop or die at that point of its next transaction; the time when it did."""
+        armed = self.arm_file.with_suffix(".new")
+        armed.write_text(f"{name} {point}")
+        armed.rename(self.arm_file)
+        gone = (lambda: not self.running) if name == "SIGKILL" else (lambda: self.frozen)
+        wait_until(gone, f"{name} at {point} of {self.arguments}\n{self.err[-2000:]}", seconds)
+        return time.monotonic()
+
+    @property
+    def frozen(self) -> bool:
+        status = Path(f"/proc/{self.process.pid}/stat").read_text()
+        return status.rpartition(")")[2].split()[0] == "T"
+
+    def freeze(self) -> None:
+        self.process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
+
+    def end(self) -> float:
+        """SIGTERM, exit code 0 and no traceback; how long it took."""
+        since = time.monotonic()
+        self.process.send_signal(signal.SIGTERM)
+        code = self.wait(DRAIN_SECONDS + 5)
+        assert code == 0, f"SIGTERM ended it with {code}\n{self.said[-3000:]}"
+        assert "Traceback" not in self.err, f"it printed a traceback\n{self.said[-3000:]}"
+        return time.monotonic() - since
+
+    @property
+    def resident(self) -> int:
+        """Bytes of memory."""
+        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
+        return pages * 4096
+
+    @property
+    def descriptors(self) -> int:
+        return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
+
+
+class Fleet:
+    """Workers of one namespace."""
+
+    def __init__(self, make: Callable[..., Victim]) -> None:
+        self._make = make
+        self.workers: list[Victim] = []
+
+    def grow(self, count: int = 1) -> list[Victim]:
+        """Start workers side by side and wait until each is ready."""
+        new = [self._make("worker", RESOURCES).launch() for _ in range(count)]
+        self.workers += new
+        for worker in new:
+            worker.wait_ready()
+        return new
+
+    def kill(self, worker: Victim) -> float:
+        """SIGKILL; the time of it."""
+        worker.kill()
+        self.workers.remove(worker)
+        return time.monotonic()
+
+    def end(self, worker: Victim) -> float:
+        """SIGTERM and all that is promised of it; how long it took."""
+        self.workers.remove(worker)
+        return worker.end()
+
+    def end_all(self) -> None:
+        for worker in list(self.workers):
+            self.end(worker)

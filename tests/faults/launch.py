@@ -1,0 +1,61 @@
+"""The product's command line, in a process that can be told to stop or die at a point of its next transaction.
+
+`python launch.py ARM_FILE seldon-arguments...`: when ARM_FILE appears with `SIGNAL POINT` in it, it is removed and the
+process sends itself that signal at that point: `begin` (polled and computed, nothing sent), `offsets` (after
+TxnOffsetCommit), `records` (everything is sent, EndTxn is not). With UNFENCED=1 in the environment offsets are
+committed as aiokafka's own producer does it, without a generation, and read without waiting for open transactions: this is the
+negative control, in which the suite must find duplicates.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from engine.cli import main
+from engine.kafka import transactions
+from engine.kafka.leases import NOBODY
+
+ARM = Path(sys.argv[1])
+
+
+def reach(point: str) -> None:
+    """Do here what the arm file says, if it says so."""
+    if not ARM.exists():
+        return
+    name, wanted = ARM.read_text().split()
+    if wanted == point:
+        ARM.unlink()
+        os.kill(os.getpid(), signal.Signals[name])
+
+
+def instrument() -> None:
+    """Put the points between the steps of a transaction."""
+    send_offsets, produce = transactions.Producer.send_offsets, transactions.Producer.produce
+    fetch = transactions.GroupOffsets.fetch
+    unfenced = os.environ.get("UNFENCED") == "1"
+
+    async def with_points(self: Any, group: str, membership: Any, offsets: Any) -> None:
+        reach("begin")
+        await send_offsets(self, group, NOBODY if unfenced else membership, offsets)
+        reach("offsets")
+
+    async def produced(self: Any, records: Any) -> None:
+        await produce(self, records)
+        reach("records")
+
+    async def fetched(self: Any, group: str, partitions: Any, *, stable: bool) -> Any:
+        return await fetch(self, group, partitions, stable=stable and not unfenced)
+
+    transactions.Producer.send_offsets = with_points  # type: ignore[method-assign]
+    transactions.Producer.produce = produced  # type: ignore[method-assign]
+    transactions.GroupOffsets.fetch = fetched  # type: ignore[method-assign]
+
+
+if __name__ == "__main__":
+    instrument()
+    sys.argv = ["seldon", *sys.argv[2:]]
+    main()
