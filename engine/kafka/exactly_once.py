@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from aiokafka.errors import KafkaError
 
 from engine.kafka.checkpoint import RETRY_SECONDS, Checkpoints, Early, Made, Taken, Unit
-from engine.kafka.transactions import BatchTooLarge, Committed, Stale, Unclear, Unstable
+from engine.kafka.transactions import UNSTABLE_SECONDS, BatchTooLarge, Committed, Stale, Unclear, Unstable
 from engine.kafka.watermark import Standing
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ class ExactlyOnce(Checkpoints):
         records, owners = _records(units)
         try:
             if not producer.usable:
-                await producer.reset()
+                await self._reset(producer)
             await producer.transact(self._intake.group, self._intake.leases.membership, offsets, records)
         except Stale as error:
             log.info(
@@ -174,8 +174,7 @@ class ExactlyOnce(Checkpoints):
             return RETRY_SECONDS / 100
         except Unclear as error:
             log.warning("group %s: no answer to a commit (%s); reading back", self._intake.group, error)
-            await self._reset(producer)
-            return None if await self._happened(offsets) else RETRY_SECONDS
+            return None if await self._happened(producer, offsets) else RETRY_SECONDS
         except (KafkaError, TimeoutError, OSError) as error:
             log.warning(
                 "group %s: could not write %d requests, trying again: %s",
@@ -192,26 +191,44 @@ class ExactlyOnce(Checkpoints):
         changes = [change for unit in self._unwritten if isinstance(unit, Taken) for change in unit.changes]
         return [*self._unwritten, *changes]
 
-    async def _reset(self, producer: Producer) -> None:
-        """End what is open: readers of the topics would wait for it. A broker that is away is waited for."""
+    async def _reset(self, producer: Producer, *, commit: bool | None = False) -> None:
+        """End what is open: readers of the topics would wait for it. A broker that is away is waited for.
+
+        `commit` is how to end what the broker has left hanging; None leaves it as it is.
+        """
         while True:
             try:
-                await producer.reset()
+                if not producer.usable:
+                    await producer.reset()
+                if commit is not None:
+                    await producer.sweep(commit=commit)
             except (KafkaError, TimeoutError, OSError) as error:
                 log.warning("the broker made no producer, trying again: %s", error or type(error).__name__)
                 await asyncio.sleep(RETRY_SECONDS)
             else:
                 return
 
-    async def _happened(self, offsets: dict[TopicPartition, Committed]) -> bool:
-        """Whether a transaction that moved these offsets is committed: its number stands beside one of them."""
+    async def _happened(self, producer: Producer, offsets: dict[TopicPartition, Committed]) -> bool:
+        """Whether a transaction that moved these offsets is committed: its number stands beside one of them.
+
+        Where they stay unstable the broker has forgotten to end it. Everything of it was written, so it is committed.
+        """
+        await self._reset(producer, commit=None)
+        loop = asyncio.get_running_loop()
+        since = loop.time()
         while True:
             try:
                 found = await self._intake.offsets.fetch(self._intake.group, offsets, stable=True)
-            except (Unstable, KafkaError, TimeoutError, OSError):
-                await asyncio.sleep(READ_BACK_SECONDS)
-                continue
-            return any(found.get(partition) == offset for partition, offset in offsets.items())
+            except Unstable:
+                if loop.time() - since > UNSTABLE_SECONDS:
+                    await self._reset(producer, commit=True)
+            except (KafkaError, TimeoutError, OSError):
+                since = loop.time()
+            else:
+                happened = any(found.get(partition) == offset for partition, offset in offsets.items())
+                await self._reset(producer, commit=happened)
+                return happened
+            await asyncio.sleep(READ_BACK_SECONDS)
 
     def _put_error_in_place(self, unit: Any) -> None:
         """A topic does not take a record of this unit."""

@@ -47,6 +47,10 @@ TRANSACTION_SECONDS = 20.0
 # After a commit the broker still writes its markers, and refuses the next transaction for these few ms.
 CONCURRENT_BACKOFF = 0.002
 
+# A live owner's transaction takes milliseconds; offsets that are unstable for longer are a dead one's. One that is only
+# slow loses nothing by being fenced: it begins anew.
+UNSTABLE_SECONDS = 0.5
+
 # Producers of a process: transactions of several groups run side by side.
 POOL = 3
 
@@ -166,6 +170,8 @@ class Producer:
         self._largest = settings.max_message_bytes + client.OVERHEAD_BYTES
         self._id, self._epoch = -1, -1
         self._sequences: dict[Place, int] = {}
+        # What the last transaction touched, while it is not known to have ended everywhere.
+        self._touched: tuple[str, set[Place]] | None = None
 
     @property
     def usable(self) -> bool:
@@ -192,6 +198,34 @@ class Producer:
         self._epoch, self._sequences = answer.producer_epoch, {}
         self._id = answer.producer_id
 
+    def touch(self, group: str) -> None:
+        """An earlier transaction under this id, of whose records nothing is known, moved offsets of this group."""
+        self._touched = group, set()
+
+    async def sweep(self, *, commit: bool) -> None:
+        """Once it is `reset`: end the last transaction wherever the broker has forgotten to. Raises as `reset`.
+
+        A broker that comes back after a crash may skip the end of a transaction in all partitions whose leader it does
+        not know yet ("likely deleted already", Apache Kafka 4.3.1), and call it ended all the same. The group's offsets
+        are then unstable for ever, and the next commit of the same producer would make visible what was to be aborted.
+        An empty transaction over the same partitions ends what hangs there, and where nothing hangs it does nothing.
+        """
+        if self._touched is None:
+            return
+        group, places = self._touched
+        try:
+            async with asyncio.timeout(TRANSACTION_SECONDS):
+                if group:
+                    await self._add_offsets(group)
+                if places:
+                    await self._add_partitions(places)
+                if group or places:
+                    await self.end(commit=commit)
+        except BaseException:
+            self._id = -1
+            raise
+        self._touched = None
+
     async def transact(
         self,
         group: str,
@@ -202,8 +236,9 @@ class Producer:
         """Write records and move offsets, all or nothing.
 
         Raises Stale, BatchTooLarge, KafkaError, TimeoutError or OSError when nothing was written, and Unclear. After
-        any of them `reset` it.
+        any of them `reset` it, and `sweep`.
         """
+        self._touched = group, set(records)
         try:
             async with asyncio.timeout(TRANSACTION_SECONDS):
                 # Offsets first: who dies after this leaves them unstable, so that a successor knows to fence it.
@@ -219,7 +254,7 @@ class Producer:
         try:
             async with asyncio.timeout(TRANSACTION_SECONDS):
                 await self.end()
-            known = True
+            known, self._touched = True, None
         except (KafkaError, TimeoutError, OSError) as error:
             raise Unclear(f"{type(error).__name__}: {error}") from error
         finally:
@@ -230,7 +265,7 @@ class Producer:
         self, group: str, membership: Membership, offsets: Mapping[TopicPartition, Committed]
     ) -> None:
         """The first half: offsets, under the generation that they were read in."""
-        await self._add(lambda: AddOffsetsToTxnRequest(self.transactional_id, self._id, self._epoch, group), _lone_code)
+        await self._add_offsets(group)
         topics = _by_topic(
             (at.topic, (at.partition, found.offset, -1, found.metadata, {})) for at, found in sorted(offsets.items())
         )
@@ -256,18 +291,24 @@ class Producer:
 
     async def produce(self, records: Mapping[Place, Sequence[Record]]) -> None:
         """The second half: records, each acknowledged by all replicas."""
-        added = _by_topic(records)
-        await self._add(
-            lambda: AddPartitionsToTxnRequest(self.transactional_id, self._id, self._epoch, added), _worst_code
-        )
+        await self._add_partitions(records)
         for batches in itertools.zip_longest(*(self._batches(place, found) for place, found in records.items())):
             await self._send([batch for batch in batches if batch is not None])
 
-    async def end(self) -> None:
-        """Commit."""
-        answer = await self._coordinator(EndTxnRequest(self.transactional_id, self._id, self._epoch, True))
+    async def end(self, *, commit: bool = True) -> None:
+        """Commit, or abort."""
+        answer = await self._coordinator(EndTxnRequest(self.transactional_id, self._id, self._epoch, commit))
         if answer.error_code != _OK:
             raise for_code(answer.error_code)
+
+    async def _add_offsets(self, group: str) -> None:
+        await self._add(lambda: AddOffsetsToTxnRequest(self.transactional_id, self._id, self._epoch, group), _lone_code)
+
+    async def _add_partitions(self, places: Iterable[Place]) -> None:
+        added = _by_topic(places)
+        await self._add(
+            lambda: AddPartitionsToTxnRequest(self.transactional_id, self._id, self._epoch, added), _worst_code
+        )
 
     async def _add(self, request: Any, code_of: Any) -> None:
         """Have something taken into the transaction; while the one before is being ended it is asked again."""
@@ -353,6 +394,12 @@ def _worst_code(answer: Any) -> int:
     return max(codes - {not_attempted} or codes, default=_OK)
 
 
+async def _end(producer: Producer) -> None:
+    """End what it has open; nothing was committed."""
+    await producer.reset()
+    await producer.sweep(commit=False)
+
+
 class Transactions:
     """The transactional producers of a process, each lent to one checkpoint at a time.
 
@@ -384,7 +431,7 @@ class Transactions:
     async def stop(self) -> None:
         """Close all; what a transaction left open would keep readers waiting is ended first, within a bound."""
         used = [producer for producer in self._producers if producer._epoch >= 0 and not producer.usable]  # noqa: SLF001  this module's own
-        resets = [asyncio.create_task(producer.reset()) for producer in used]
+        resets = [asyncio.create_task(_end(producer)) for producer in used]
         if resets:
             _, late = await asyncio.wait(resets, timeout=client.STOP_TIMEOUT)
             for reset in late:
@@ -399,10 +446,13 @@ class Transactions:
         self._limits[error.place[0]] = max(1, error.size // 2)
         return True
 
-    async def fence(self, instances: Iterable[str]) -> None:
-        """End what the transactional ids of these instances have open, for they are dead. Raises as `reset`."""
+    async def fence(self, instances: Iterable[str], group: str) -> None:
+        """End what these instances, which are dead, have open over a group's offsets. Raises as `reset`."""
         producers = [Producer(self._settings, name, {}) for instance in instances for name in self._ids(instance)]
+
+        for producer in producers:
+            producer.touch(group)
         try:
-            await asyncio.gather(*(producer.reset() for producer in producers))
+            await asyncio.gather(*map(_end, producers))
         finally:
             await asyncio.gather(*(producer.stop() for producer in producers))

@@ -23,7 +23,7 @@ from faust.types.tuples import TP, ConsumerMessage
 from engine.kafka import client
 from engine.kafka.assignor import CoPartitionedSticky
 from engine.kafka.leases import Leases, Membership, Place, Poll, TopicPartition
-from engine.kafka.transactions import Committed, Unstable
+from engine.kafka.transactions import UNSTABLE_SECONDS, Committed, Unstable
 from engine.kafka.watermark import Standing
 from engine.protocol.record import STEP
 
@@ -42,10 +42,6 @@ MAX_POLL_RECORDS = 4000
 
 # One transaction or commit that hangs must not hold a rebalance up for ever; the broker decides then.
 SUSPEND_TIMEOUT = 1.5
-
-# A live owner's transaction takes milliseconds; offsets that are unstable for longer are a dead one's. One that is only
-# slow loses nothing by being fenced: it begins anew.
-UNSTABLE_SECONDS = 0.5
 
 # A broker that is away is asked again after this long.
 RETRY_SECONDS = 0.5
@@ -359,7 +355,7 @@ class Intake:
         consumer_loop: ConsumerLoop,
         offsets: GroupOffsets,
         committer: str = "",
-        fence: Callable[[Iterable[str]], Awaitable[None]] | None = None,
+        fence: Callable[[Iterable[str], str], Awaitable[None]] | None = None,
     ) -> None:
         self.group, self.offsets = group, offsets
         self.leases = Leases()
@@ -443,7 +439,7 @@ class Intake:
             last = await self.offsets.fetch(self.group, partitions, stable=False)
             names = {Standing.parse(at.metadata).committer for at in last.values()} - {"", self._committer}
             log.info("group %s: ending transactions of %s", self.group, ", ".join(names) or "nobody known")
-            await self._fence(names)
+            await self._fence(names, self.group)
         except (KafkaError, TimeoutError, OSError) as error:  # another successor may be fencing it as well
             log.warning("group %s: could not end a dead worker's transaction: %s", self.group, error)
 

@@ -37,6 +37,9 @@ DEFAULT_THREADS = 4
 # before it, and a hand-over for each row would cost more than most rows do.
 HAND_OVER_SECONDS = 0.002
 
+# A deadline that is seen this late was not the model's fault: the whole process stood still.
+STOOD_STILL_SECONDS = 1.0
+
 
 @dataclass(frozen=True, slots=True)
 class Function:
@@ -135,8 +138,7 @@ class InProcessRuntime:
         self._runs.add(run)
         try:
             while not all(thread.done() for thread in threads):
-                async with asyncio.timeout(timeout):
-                    parts = await run.finished()
+                parts = await self._finished(run, timeout)
                 for part in parts:
                     answered.update(part.rows)
                     yield part
@@ -151,6 +153,18 @@ class InProcessRuntime:
             yield part
         if rows := run.not_begun():
             yield Part(rows, ModelFailed(f'model "{self.name}" was unloaded before its turn came'))
+
+    async def _finished(self, run: _Run, timeout: float) -> list[Part]:
+        """The next parts; a process that stood still itself (a laptop that slept) gives the model its time again."""
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + timeout
+            try:
+                async with asyncio.timeout_at(due):
+                    return await run.finished()
+            except TimeoutError:
+                if loop.time() - due < STOOD_STILL_SECONDS:
+                    raise
 
     def _refusal(self, columns: Columns) -> RequestError | None:
         names = columns.names

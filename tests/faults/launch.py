@@ -3,8 +3,8 @@
 `python launch.py ARM_FILE seldon-arguments...`: when ARM_FILE appears with `SIGNAL POINT` in it, it is removed and the
 process sends itself that signal at that point: `begin` (polled and computed, nothing sent), `offsets` (after
 TxnOffsetCommit), `records` (everything is sent, EndTxn is not). With UNFENCED=1 in the environment offsets are
-committed as aiokafka's own producer does it, without a generation, and read without waiting for open transactions: this is the
-negative control, in which the suite must find duplicates.
+committed as aiokafka's own producer does it, without a generation, and read without waiting for open transactions:
+this is the negative control, in which the suite must find duplicates.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from engine.kafka.budget import Budget
 from engine.kafka.checkpoint import Made, Taken
 from engine.kafka.exactly_once import ExactlyOnce
 from engine.kafka.leases import Leases, Membership, Place, TopicPartition
-from engine.kafka.transactions import BatchTooLarge, Committed, Stale, Unclear
+from engine.kafka.transactions import BatchTooLarge, Committed, Stale, Unclear, Unstable
 from engine.kafka.watermark import Standing
 
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ class FakeProducer:
         self.errors: list[Exception] = []
         self.committed: list[tuple[Membership, dict[TopicPartition, Committed], list[bytes]]] = []
         self.usable, self.resets, self.tries = False, 0, 0
+        self.swept: list[bool] = []
+        self.hangs = False
         self.commits_unclear = False
         self.gate = asyncio.Event()
         self.gate.set()
@@ -50,6 +52,11 @@ class FakeProducer:
     async def reset(self) -> None:
         self.resets += 1
         self.usable = True
+
+    async def sweep(self, *, commit: bool) -> None:
+        assert self.usable
+        self.swept.append(commit)
+        self.hangs = self.hangs and not commit
 
     async def transact(
         self,
@@ -100,6 +107,8 @@ class FakeOffsets:
 
     async def fetch(self, group: str, partitions: Any, *, stable: bool) -> dict[TopicPartition, Committed]:
         assert (group, set(partitions), stable) == ("group", {P0}, True)
+        if self.producer.hangs:
+            raise Unstable
         return self.producer.committed[-1][1] if self.producer.committed else {}
 
 
@@ -222,6 +231,7 @@ async def test_a_transaction_that_failed_is_written_again_whole_by_a_producer_ma
         await bench.finished(*bench.requests(2))
         assert bench.producer.written == [[b"0", b"1"]]
         assert (bench.producer.resets, bench.budget._out) == (2, 0)
+        assert not any(bench.producer.swept), "what was never told to be committed must not be"
 
 
 @pytest.mark.parametrize(("happened", "tries"), [(True, 1), (False, 2)])
@@ -230,6 +240,16 @@ async def test_of_a_commit_without_an_answer_it_is_read_back_whether_it_happened
         bench.producer.errors, bench.producer.commits_unclear = [Unclear("no answer")], happened
         await bench.finished(*bench.requests(2))
         assert (bench.producer.written, bench.producer.tries) == ([[b"0", b"1"]], tries)
+        assert bench.producer.swept[-1] is happened, "what hangs in some partition ends as the offsets did"
+
+
+async def test_a_commit_that_the_broker_forgot_to_carry_out_is_carried_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exactly_once, "UNSTABLE_SECONDS", 0.0)
+    async with running() as bench:
+        bench.producer.errors, bench.producer.commits_unclear = [Unclear("no answer")], True
+        bench.producer.hangs = True
+        await bench.finished(*bench.requests(2))
+        assert (bench.producer.written, bench.producer.tries) == ([[b"0", b"1"]], 1)
 
 
 async def test_requests_of_a_partition_that_was_lost_meanwhile_are_not_written() -> None:
