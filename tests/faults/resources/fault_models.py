@@ -42,3 +42,8 @@ def moody(INPUT: NDArray[np.int32]) -> dict[str, NDArray[np.generic]]:  # noqa: 
     if kind == 4:
         time.sleep(3600)
     return {"INPUT": INPUT + 1}
+
+
+def grow(INPUT: NDArray[np.int32]) -> dict[str, NDArray[np.int32]]:  # noqa: N803
+    """As many numbers as the first says."""
+    return {"INPUT": np.zeros((1, int(INPUT.flat[0])), np.int32)}
