@@ -7,6 +7,8 @@ import gc
 import logging
 import os
 import signal
+import sys
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
 
 # aiokafka says the same about a broker that is away many times a second; once in this time is enough.
 SAME_LINE_SECONDS = 30.0
+
+# A thread of a model that was unloaded ends at once, unless its call hangs.
+HANGING_SECONDS = 1.0
 
 
 @click.command()
@@ -95,6 +100,21 @@ def _serve(paths: tuple[str, ...], flags: dict[str, Any], *, broker: bool, worke
 
         running = process(settings, parts, named, progress)
         asyncio.run(_run(running, since, status.stop))
+    _leave_hanging_models()
+
+
+def _leave_hanging_models() -> None:
+    """Python waits at its end for every thread, and a model's call that hangs would keep the process for ever."""
+    from engine.runtimes.inprocess import THREADS_PREFIX
+
+    for thread in threading.enumerate():
+        if thread.name.startswith(THREADS_PREFIX):
+            thread.join(HANGING_SECONDS)
+            if thread.is_alive():
+                logging.shutdown()
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(0)
 
 
 async def _run(process: Process, since: float, quiet: Callable[[], None]) -> None:

@@ -33,9 +33,15 @@ Arrays: TypeAlias = "Mapping[str, Array]"
 
 DEFAULT_THREADS = 4
 
+# What the names of models' threads begin with.
+THREADS_PREFIX = "model-"
+
 # Answers are handed over so long after the first that waits: a slow row should not hold back the answers of those
 # before it, and a hand-over for each row would cost more than most rows do.
 HAND_OVER_SECONDS = 0.002
+
+# Calls that are out when a model is unloaded end within this time, or hang.
+UNLOAD_SECONDS = 5.0
 
 # A deadline that is seen this late was not the model's fault: the whole process stood still.
 STOOD_STILL_SECONDS = 1.0
@@ -81,10 +87,11 @@ class InProcessRuntime:
         self._executor: ThreadPoolExecutor | None = None
         self._function: Function | None = None
         self._runs: set[_Run] = set()
+        self._calls: set[asyncio.Future[None]] = set()
 
     async def load(self) -> None:
         """Load the model off the event loop."""
-        executor = ThreadPoolExecutor(self.threads, thread_name_prefix=f"model-{self.name}")
+        executor = ThreadPoolExecutor(self.threads, thread_name_prefix=f"{THREADS_PREFIX}{self.name}")
         try:
             self._function = await asyncio.get_running_loop().run_in_executor(executor, self._load_function)
         except BaseException:
@@ -93,14 +100,19 @@ class InProcessRuntime:
         self._executor = executor
 
     async def unload(self) -> None:
-        """Start no more calls, let those that run end on their threads, and free the model then."""
+        """Start no more calls, let those that run end on their threads, and free the model then.
+
+        One that hangs is left behind with its thread, and with the model.
+        """
         function, self._function = self._function, None
         executor, self._executor = self._executor, None
         for run in self._runs:
             run.stop()
         if executor is not None:
-            await asyncio.to_thread(executor.shutdown, cancel_futures=True)
-        if function is not None and function.close is not None:
+            executor.shutdown(wait=False, cancel_futures=True)
+        if self._calls and (await asyncio.wait(self._calls, timeout=UNLOAD_SECONDS))[1]:
+            log.warning('a call of model "%s" hangs; it is left behind', self.name)
+        elif function is not None and function.close is not None:
             await asyncio.to_thread(function.close)
 
     async def ready(self) -> bool:
@@ -134,6 +146,8 @@ class InProcessRuntime:
         workers = min(self.threads, run.chunk_count)
         threads = [loop.run_in_executor(executor, run.work, loop) for _ in range(workers)]
         for thread in threads:
+            self._calls.add(thread)
+            thread.add_done_callback(self._calls.discard)
             thread.add_done_callback(run.wake)
         self._runs.add(run)
         try:

@@ -112,9 +112,8 @@ def test_what_is_too_large_is_told_at_once_on_the_way_in_and_out(scene: Scene) -
     scene.fleet.grow(1)
     gateway = scene.make("gateway").start()
     fits, over = LIMIT // 4 - 1000, LIMIT // 4 + 1000
-    # Numbers as JSON are longer than as tensors: zeros of two bytes each.
     asked = {
-        ("chain", "in, just under"): ([0] * (LIMIT // 3 - 1000), 200),
+        ("chain", "in, just under"): ([0] * fits, 200),
         ("chain", "in, over"): ([0] * LIMIT, 413),
         ("grown", "out, just under"): ([fits], 200),
         ("grown", "out, over"): ([over], 413),

@@ -10,6 +10,7 @@ import pytest
 from engine.errors import InvalidInput, ModelFailed, RequestError, RuntimeUnavailable, TimedOut
 from engine.protocol import tensors
 from engine.protocol.columns import Columns, TensorSpec
+from engine.runtimes import inprocess
 from engine.runtimes.inprocess import Function, InProcessRuntime
 
 if TYPE_CHECKING:
@@ -407,3 +408,23 @@ async def test_a_model_that_hangs_fails_its_rows_when_nothing_comes_in_time() ->
         await runtime.unload()
     assert isinstance(outcomes[0], Columns)
     assert isinstance(outcomes[1], TimedOut)
+
+
+async def test_a_call_that_hangs_does_not_hold_up_the_unloading_of_its_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inprocess, "UNLOAD_SECONDS", 0.05)
+    release, closed = threading.Event(), threading.Event()
+
+    def hang(arrays: Any) -> list[tuple[str, Any]]:
+        release.wait(30)
+        return double(arrays)
+
+    made = Function(hang, ("x",), "test", close=closed.set)
+    runtime = InProcessRuntime("m", lambda: made, max_rows=None, threads=1)
+    await runtime.load()
+    try:
+        [part] = [part async for part in runtime.infer(columns([1]), [()], 0.05)]
+        assert isinstance(part.outcome, TimedOut)
+        await asyncio.wait_for(runtime.unload(), 5)
+        assert not closed.is_set(), "what a call still uses is not freed"
+    finally:
+        release.set()
