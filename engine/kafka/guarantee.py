@@ -33,7 +33,9 @@ async def settle(settings: Settings, topology: client.Topology, topics: Topics, 
     Raises InvalidSettings when it cannot be kept here, or a timeout is out of the broker's bounds, with both numbers.
     """
     reason = _lacking(topology)
-    if reason is None and settings.processing_guarantee != AT_LEAST_ONCE:
+    transactions = reason is None and settings.processing_guarantee != AT_LEAST_ONCE
+    _check_bounds(settings, await topology.broker_settings(), transactions=transactions)
+    if transactions:
         reason = await _probe(settings, topology, topics, instance)
     if reason is not None and settings.processing_guarantee == EXACTLY_ONCE:
         raise InvalidSettings(
@@ -41,9 +43,7 @@ async def settle(settings: Settings, topology: client.Topology, topics: Topics, 
             f"{reason}; use {AT_LEAST_ONCE}, or Apache Kafka 2.5 or later"
         )
     wanted = settings.processing_guarantee or (AT_LEAST_ONCE if reason else EXACTLY_ONCE)
-    settled = replace(settings, processing_guarantee=wanted)
-    _check_bounds(settled, await topology.broker_settings())
-    return settled
+    return replace(settings, processing_guarantee=wanted)
 
 
 def _lacking(topology: client.Topology) -> str | None:
@@ -91,14 +91,14 @@ async def _first_of(reader: aiokafka.AIOKafkaConsumer, instance: bytes) -> str |
                     return None if record.value == instance else "a record that was aborted can be read there"
 
 
-def _check_bounds(settings: Settings, broker: dict[str, str]) -> None:
+def _check_bounds(settings: Settings, broker: dict[str, str], *, transactions: bool) -> None:
     session = int(settings.session_timeout * 1000)
     least, most = broker.get("group.min.session.timeout.ms"), broker.get("group.max.session.timeout.ms")
     if least is not None and session < int(least):
         raise _out_of_bounds("session_timeout", settings.session_timeout, "group.min.session.timeout.ms", least)
     if most is not None and session > int(most):
         raise _out_of_bounds("session_timeout", settings.session_timeout, "group.max.session.timeout.ms", most)
-    if settings.processing_guarantee != EXACTLY_ONCE:
+    if not transactions:
         return
     longest = broker.get("transaction.max.timeout.ms")
     if longest is not None and settings.transaction_timeout * 1000 > int(longest):
@@ -113,6 +113,6 @@ def _check_bounds(settings: Settings, broker: dict[str, str]) -> None:
 
 def _out_of_bounds(name: str, seconds: float, bound: str, milliseconds: str) -> InvalidSettings:
     return InvalidSettings(
-        f"{name} is {seconds:g} s, which is {seconds * 1000:g} ms, and the broker's {bound} is {milliseconds}; "
+        f"{name} is {seconds:g} s, which is {seconds * 1000:.0f} ms, and the broker's {bound} is {milliseconds}; "
         "change one of them"
     )

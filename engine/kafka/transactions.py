@@ -63,6 +63,7 @@ _COORDINATOR_LOADING, _COORDINATOR_NOT_AVAILABLE, _NOT_COORDINATOR = 14, 15, 16
 _COORDINATOR_AWAY = {_COORDINATOR_LOADING, _COORDINATOR_NOT_AVAILABLE, _NOT_COORDINATOR}
 # Illegal generation, unknown member, rebalance in progress, fenced instance.
 _STALE = {22, 25, 27, 82}
+_INVALID_TIMEOUT = 50
 _CONCURRENT = 51
 _UNSTABLE = 88
 
@@ -189,12 +190,15 @@ class Producer:
         """
         self._id = -1
         request = InitProducerIdRequest(self.transactional_id, int(self._settings.transaction_timeout * 1000))
-        async with asyncio.timeout(TRANSACTION_SECONDS):
-            while True:
+        deadline = asyncio.get_running_loop().time() + TRANSACTION_SECONDS
+        while True:
+            async with asyncio.timeout_at(deadline):
                 answer = await self._coordinator(request)
-                if answer.error_code == _OK:
-                    break
-                await asyncio.sleep(client.RETRY_BACKOFF_MS / 1000)
+            if answer.error_code == _OK:
+                break
+            if asyncio.get_running_loop().time() > deadline or answer.error_code == _INVALID_TIMEOUT:
+                raise for_code(answer.error_code)
+            await asyncio.sleep(client.RETRY_BACKOFF_MS / 1000)
         self._epoch, self._sequences = answer.producer_epoch, {}
         self._id = answer.producer_id
 

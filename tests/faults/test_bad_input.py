@@ -16,7 +16,7 @@ from engine.protocol.messages import ModelInferRequest
 if TYPE_CHECKING:
     import random
 
-    from conftest import Scene
+    from scene import Scene
     from topics import Headers
 
 REQUESTS = 140

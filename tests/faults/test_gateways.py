@@ -10,7 +10,7 @@ import pytest
 from product import infer, inputs
 
 if TYPE_CHECKING:
-    from conftest import Scene
+    from scene import Scene
 
 CALLERS = 200
 

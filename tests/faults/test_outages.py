@@ -11,7 +11,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from conftest import Scene
+    from scene import Scene
 
 RECOVERY_SECONDS = 15.0
 SETTLED_SECONDS = 90.0

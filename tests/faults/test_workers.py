@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Callable
 
-    from conftest import Scene
+    from scene import Scene
 
 SESSION_SECONDS = 3.0
 TAKEOVER_SECONDS = SESSION_SECONDS + 3.0
