@@ -158,8 +158,7 @@ class ExactlyOnce(Checkpoints):
         units = self._units()
         records, owners = _records(units)
         try:
-            if not producer.usable:
-                await self._reset(producer)
+            await self._reset(producer)
             await producer.transact(self._intake.group, self._intake.leases.membership, offsets, records)
         except Stale as error:
             log.info(

@@ -66,11 +66,16 @@ class Product:
         self.directory.mkdir(parents=True)
         self._process: subprocess.Popen[bytes] | None = None
 
+    @property
+    def command(self) -> list[str]:
+        """What is run, before its arguments."""
+        return [SELDON]
+
     def launch(self) -> Self:
         """Start it and do not wait."""
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self._process = subprocess.Popen(
-                die_with_parent([SELDON, *self.arguments]),
+                die_with_parent([*self.command, *self.arguments]),
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "broker"))
 
-from product import Product, environment, wait_until
-
-from engine.kafka.broker import die_with_parent
+from product import Product, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,18 +25,13 @@ DRAIN_SECONDS = 15.0
 class Victim(Product):
     """A process of the product that stops or dies where it is told to."""
 
-    def launch(self) -> Self:
-        self.arm_file = self.directory.parent / "arm"
-        with self._out.open("wb") as out, self._err.open("wb") as err:
-            self._process = subprocess.Popen(
-                die_with_parent([sys.executable, str(LAUNCH), str(self.arm_file), *self.arguments]),
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=err,
-                cwd=self.directory,
-                env=environment(self._settings),
-            )
-        return self
+    @property
+    def command(self) -> list[str]:
+        return [sys.executable, str(LAUNCH), str(self.arm_file)]
+
+    @property
+    def arm_file(self) -> Path:
+        return self.directory.parent / "arm"
 
     def at(self, point: str, name: str = "SIGSTOP", seconds: float = 20.0) -> float:
         """Have it stop or die at that point of its next transaction; the time when it did."""
@@ -75,10 +67,6 @@ class Victim(Product):
         """Bytes of memory."""
         pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
         return pages * 4096
-
-    @property
-    def descriptors(self) -> int:
-        return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
 
 
 class Fleet:
