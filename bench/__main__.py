@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING
 import click
 from rich.console import Console
 
-from bench import ROOT, branches, latency, report, throughput
+from bench import ROOT, branches, checks, latency, report, throughput
 from bench.broker import ApacheKafka, Bench, NotHere
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-CONTENDERS = ("ours", "faust", "bare")
+CONTENDERS = ("ours", "exactly", "faust", "bare")
 CALLED = ("latency", "branches", "startup")
+PARTS = (*CONTENDERS, *CALLED, "checks")
 LATEST = ROOT / "bench" / "results" / "latest.md"
 
 
@@ -42,7 +43,7 @@ QUICK = Size(fast=20_000, slow=400, rounds=1, calls=50, sequential_calls=50, sta
 @click.option(
     "--only",
     multiple=True,
-    type=click.Choice((*CONTENDERS, *CALLED)),
+    type=click.Choice(PARTS),
     help="Measure this alone; may be repeated.",
 )
 @click.option(
@@ -62,7 +63,7 @@ def main(
 ) -> None:
     """Measure the product and its peers on one Apache Kafka."""
     size = QUICK if quick else FULL
-    wanted = only or (*CONTENDERS, *CALLED)
+    wanted = only or PARTS
     results = report.Results(partitions, rounds or size.rounds)
     chosen = [
         contender for contender in throughput.contenders(records or size.fast, size.slow) if contender.name in wanted
@@ -75,6 +76,9 @@ def main(
             if not console.is_terminal:
                 click.echo(text, err=True)
 
+        if "checks" in wanted:
+            progress("reading and compiling pipelines of many steps")
+            results.checks = checks.measure()
         if "startup" in wanted:
             progress(f"starting seldon up pipelines/ on the embedded broker, {size.starts} times")
             results.startup = latency.measure_startup(size.starts, size.sequential_calls)

@@ -97,12 +97,40 @@ class Bench:
                 time.sleep(RETRY_SECONDS)
                 self._admin.list_topics(timeout=PATIENCE)
 
-    def lag(self, group: str, topics: Sequence[str]) -> int:
-        """How many records of these topics a group has not finished yet."""
+    def committed(self, group: str, *topics: str) -> int:
+        """How many records of these topics a group has finished."""
         places = [TopicPartition(topic, number) for topic in topics for number in self._numbers]
         asked = self._admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group, places)])
         found = asked[group].result(PATIENCE).topic_partitions
-        return self.written(*topics) - sum(max(place.offset, 0) for place in found)
+        return sum(max(place.offset, 0) for place in found)
+
+    def lag(self, group: str, topics: Sequence[str]) -> int:
+        """How many records of these topics a group has not finished yet."""
+        return self.written(*topics) - self.committed(group, *topics)
+
+    def read(self, topic: str) -> int:
+        """How many records a reader of the topic finds: the ends of transactions are none."""
+        consumer = Consumer(
+            {
+                "bootstrap.servers": self.address,
+                "group.id": "bench.read",
+                "isolation.level": "read_committed",
+                "enable.partition.eof": True,
+                "log_level": 0,
+            }
+        )
+        try:
+            consumer.assign([TopicPartition(topic, number, 0) for number in self._numbers])
+            count, ends = 0, 0
+            while ends < self.partitions:
+                found = consumer.consume(10_000, PATIENCE)
+                if not found:
+                    raise RuntimeError(f"{topic} cannot be read to its end")
+                ends += sum(record.error() is not None for record in found)
+                count += sum(record.error() is None for record in found)
+            return count
+        finally:
+            consumer.close()
 
     def check_answers(self, topic: str) -> None:
         """Raise unless the first answers of a partition are right."""

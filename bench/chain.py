@@ -50,6 +50,11 @@ class ChainTopics:
         """The consumer group of the models' agent."""
         return Topics("seldon", self.namespace).group(Owner.MODEL, "")
 
+    @property
+    def pipeline_group(self) -> str:
+        """The consumer group of the pipeline."""
+        return Topics("seldon", self.namespace).group(Owner.PIPELINE, PIPELINE)
+
     def _of(self, owner: Owner, name: str, side: Side) -> str:
         return Topics("seldon", self.namespace).of(owner, name, side)
 

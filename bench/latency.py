@@ -8,6 +8,7 @@ import json
 import math
 import statistics
 import time
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +19,12 @@ from bench.chain import DATATYPE, HEADERS, INPUTS, PIPELINE, SHAPE, ChainTopics,
 from bench.processes import SELDON, Process
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 RATE = 50.0
+
+# What a call is held against: the least that a transaction costs anybody.
+BARE_TRANSACTION = "bare transaction, produce to read"
 LAST_ANSWER = 10.0
 READY = (r"gateway +(\S+):(\d+),", r"ready in")
 
@@ -56,7 +60,12 @@ def measure(address: str, partitions: int, calls: int) -> list[Latency]:
         rest = asyncio.run(_rest(gateway[1], int(gateway[2]), calls))
         kafka = asyncio.run(_kafka(address, ChainTopics(namespace), calls))
         process.check()
-    return [summary("REST pipeline call", rest), summary("Kafka, produce to read", kafka)]
+    bare = asyncio.run(_bare(address, ChainTopics(namespace), calls))
+    return [
+        summary("REST pipeline call", rest),
+        summary("Kafka, produce to read", kafka),
+        summary(BARE_TRANSACTION, bare),
+    ]
 
 
 def measure_startup(starts: int, calls: int) -> Startup:
@@ -127,12 +136,54 @@ async def _rest(host: str, port: int, calls: int) -> list[float]:
 async def _kafka(address: str, topics: ChainTopics, calls: int) -> list[float]:
     loop = asyncio.get_running_loop()
     producer = AIOKafkaProducer(bootstrap_servers=address, linger_ms=0, acks="all")
-    reader = AIOKafkaConsumer(
-        topics.outputs, bootstrap_servers=address, auto_offset_reset="latest", isolation_level="read_committed"
+    await producer.start()
+    try:
+        async with _reading(address, topics.outputs) as waiting:
+
+            async def call(number: int, intended: float) -> float:
+                key = b"kafka-%d" % number
+                answered = waiting[key] = loop.create_future()
+                await producer.send(topics.inputs, request(number, "raw"), key=key, headers=list(HEADERS))
+                return await answered - intended
+
+            return await open_loop(calls, call)
+    finally:
+        await producer.stop()
+
+
+async def _bare(address: str, topics: ChainTopics, calls: int) -> list[float]:
+    """One record of a transaction of its own, until a reader of what is committed has it; nobody works on it."""
+    loop = asyncio.get_running_loop()
+    # The default backoff of 100 ms after each commit would be all that is seen.
+    producer = AIOKafkaProducer(
+        bootstrap_servers=address, linger_ms=0, transactional_id=f"{topics.namespace}.bare", retry_backoff_ms=2
     )
     await producer.start()
-    await reader.start()
+    one_at_a_time = asyncio.Lock()
+    try:
+        async with _reading(address, topics.outputs) as waiting:
+
+            async def call(number: int, intended: float) -> float:
+                key = b"bare-%d" % number
+                answered = waiting[key] = loop.create_future()
+                async with one_at_a_time, producer.transaction():
+                    await producer.send(topics.outputs, request(number, "raw"), key=key, headers=list(HEADERS))
+                return await answered - intended
+
+            return await open_loop(calls, call)
+    finally:
+        await producer.stop()
+
+
+@asynccontextmanager
+async def _reading(address: str, topic: str) -> AsyncIterator[dict[bytes, asyncio.Future[float]]]:
+    """Whoever waits for a key of this topic is told when its record could be read."""
+    loop = asyncio.get_running_loop()
     waiting: dict[bytes, asyncio.Future[float]] = {}
+    reader = AIOKafkaConsumer(
+        topic, bootstrap_servers=address, auto_offset_reset="latest", isolation_level="read_committed"
+    )
+    await reader.start()
 
     async def read() -> None:
         async for record in reader:
@@ -140,22 +191,15 @@ async def _kafka(address: str, topics: ChainTopics, calls: int) -> list[float]:
             if answered is not None:
                 answered.set_result(loop.time())
 
-    async def call(number: int, intended: float) -> float:
-        key = b"kafka-%d" % number
-        answered = waiting[key] = loop.create_future()
-        await producer.send(topics.inputs, request(number, "raw"), key=key, headers=list(HEADERS))
-        return await answered - intended
-
     reading = asyncio.create_task(read())
     try:
         # The reader's position is the end as it is now: found out before the first record, not by it.
         for partition in reader.assignment():
             await reader.position(partition)
-        return await open_loop(calls, call)
+        yield waiting
     finally:
         reading.cancel()
         await asyncio.gather(reading, return_exceptions=True)
-        await producer.stop()
         await reader.stop()
 
 

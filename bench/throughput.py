@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
 from dataclasses import dataclass, field
@@ -46,19 +47,27 @@ class Contender:
 def contenders(fast: int, slow: int) -> tuple[Contender, ...]:
     """Ours and its peers; the fast ones get `fast` requests each, the slow one `slow`."""
     return (
-        Contender("ours", "seldon worker", fast, True, _ours),
+        Contender("ours", "seldon worker", fast, True, _at_least_once),
+        Contender("exactly", "seldon worker, exactly once", fast, True, _exactly_once),
         Contender("faust", "Faust agent", slow, True, _faust),
         Contender("bare", "bare aiokafka loop", fast, False, _bare),
     )
 
 
-def _ours(address: str, namespace: str, partitions: int) -> Process:
-    return Process(
-        [
-            *(SELDON, "worker", "pipelines/tfsimples.yaml", "--kafka-broker", address),
-            *("--namespace", namespace, "--partitions", str(partitions)),
-        ]
-    )
+def _ours(address: str, namespace: str, partitions: int, guarantee: str) -> Process:
+    command = [
+        *(SELDON, "worker", "pipelines/tfsimples.yaml", "--kafka-broker", address),
+        *("--namespace", namespace, "--partitions", str(partitions)),
+    ]
+    return Process(command, SELDON_PROCESSING_GUARANTEE=guarantee)
+
+
+def _at_least_once(address: str, namespace: str, partitions: int) -> Process:
+    return _ours(address, namespace, partitions, "at_least_once")
+
+
+def _exactly_once(address: str, namespace: str, partitions: int) -> Process:
+    return _ours(address, namespace, partitions, "exactly_once")
 
 
 def _faust(address: str, namespace: str, _: int) -> Process:
@@ -74,14 +83,16 @@ def _bare(address: str, namespace: str, _: int) -> Process:
 class Run:
     """One run.
 
-    rate         requests per second until all work for them was done
-    cpu_us       of the process, per request, in the same time
-    answer_rate  requests per second until the last answer; for ours the models' agent is then still at work
+    rate            requests per second until all work for them was done
+    cpu_us          of the process, per request, in the same time
+    answer_rate     requests per second until the last answer; for ours the models' agent is then still at work
+    answer_cpu_us   as cpu_us, until the last answer
     """
 
     rate: float
     cpu_us: float
     answer_rate: float
+    answer_cpu_us: float
 
 
 @dataclass(slots=True)
@@ -126,8 +137,9 @@ def warm_up(bench: Bench, records: int) -> None:
 
 def _run(bench: Bench, contender: Contender, topics: ChainTopics) -> Run:
     with contender.start(bench.address, topics.namespace, bench.partitions) as process:
-        first = _reach(bench, process, topics.outputs, int(contender.records * WARM))
-        answered = _reach(bench, process, topics.outputs, contender.records)
+        answers = _answers(bench, contender, topics)
+        first = _reach(answers, process, topics.outputs, int(contender.records * WARM))
+        answered = _reach(answers, process, topics.outputs, contender.records)
         # The models' agent reads what our steps write, and passes over it: that is work of the same requests.
         last = _caught_up(bench, process, topics, answered.count) if contender.name == "ours" else answered
         _check(bench, process, contender, topics)
@@ -138,6 +150,7 @@ def _run(bench: Bench, contender: Contender, topics: ChainTopics) -> Run:
         rate=requests / (last.time - first.time),
         cpu_us=(last.cpu - first.cpu) / requests * 1e6,
         answer_rate=requests / (answered.time - first.time),
+        answer_cpu_us=(answered.cpu - first.cpu) / requests * 1e6,
     )
 
 
@@ -148,11 +161,18 @@ class _Mark:
     cpu: float
 
 
-def _reach(bench: Bench, process: Process, topic: str, wanted: int) -> _Mark:
+def _answers(bench: Bench, contender: Contender, topics: ChainTopics) -> Callable[[], int]:
+    """How many answers readers see: with transactions, whose ends stand among the records, by what was committed."""
+    if contender.name == "exactly":
+        return lambda: bench.committed(topics.pipeline_group, topics.inputs)
+    return lambda: bench.written(topics.outputs)
+
+
+def _reach(count_now: Callable[[], int], process: Process, topic: str, wanted: int) -> _Mark:
     """The moment when so many answers stand in the topic."""
     seen, moved = -1, time.monotonic()
     while True:
-        count, now = bench.written(topic), time.perf_counter()
+        count, now = count_now(), time.perf_counter()
         if count >= wanted:
             return _Mark(now, count, process.cpu_seconds())
         if count != seen:
@@ -177,7 +197,10 @@ def _caught_up(bench: Bench, process: Process, topics: ChainTopics, count: int) 
 def _check(bench: Bench, process: Process, contender: Contender, topics: ChainTopics) -> None:
     """All five topics hold every request once, and the answers are right."""
     for topic in topics.written:
-        count = _reach(bench, process, topic, contender.records).count
+        if contender.name == "exactly":
+            count = bench.read(topic)
+        else:
+            count = _reach(functools.partial(bench.written, topic), process, topic, contender.records).count
         if count != contender.records:
             raise RuntimeError(f"{contender.title}: {topic} holds {count} records, not {contender.records}")
     if contender.computes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,7 +12,6 @@ from engine.kafka.registry import Loaded, View
 from engine.resources import Pipeline
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
 FAULTY = """\
@@ -89,27 +87,11 @@ def test_an_input_that_is_no_reference_is_told_with_the_other_faults(tmp_path: P
     assert [problem.place.line for problem in caught.value.problems] == [5, 6]
 
 
-def is_quick(check: Callable[[], object]) -> bool:
-    """Whether it takes less than a second of computing; other work on a machine only adds to it, so one try counts."""
-
-    def seconds() -> float:
-        since = time.process_time()
-        check()
-        return time.process_time() - since
-
-    return any(seconds() < 1 for _ in range(3))
-
-
 def refused(path: Path) -> list[str]:
-    """What is told of a file, and that in a second: of reading it, its fields and its references."""
-
-    def problems() -> list[str]:
-        with pytest.raises(InvalidResources) as caught:
-            read([path], alone=True)
-        return [problem.message for problem in caught.value.problems]
-
-    assert is_quick(problems)
-    return problems()
+    """What is told of a file: of reading it, its fields and its references."""
+    with pytest.raises(InvalidResources) as caught:
+        read([path], alone=True)
+    return [problem.message for problem in caught.value.problems]
 
 
 def of_steps(count: int, step: str) -> str:
@@ -117,10 +99,9 @@ def of_steps(count: int, step: str) -> str:
     return PLAIN.replace("steps: [{name: double}]", f"steps:\n    - name: s0\n{steps}").replace("[double]", "[s0]")
 
 
-def test_10_000_steps_are_checked_in_a_second(tmp_path: Path) -> None:
+def test_10_000_steps_are_checked(tmp_path: Path) -> None:
     path = tmp_path / "many.yaml"
     path.write_text(of_steps(9_999, "name: s{}"))
-    assert is_quick(lambda: read([path], alone=True))
     [pipeline] = read([path], alone=True).resources
     assert isinstance(pipeline, Pipeline)
     assert len(pipeline.steps) == 10_000
@@ -137,7 +118,7 @@ def test_10_000_steps_are_checked_in_a_second(tmp_path: Path) -> None:
         (8_000, "{{name: s{}, input: [s{}]}}", 'pipeline "first" step "s1" has an unknown field "input"'),
     ],
 )
-def test_thousands_of_steps_with_a_fault_each_are_told_as_a_hundred_in_a_second(
+def test_thousands_of_steps_with_a_fault_each_are_told_as_a_hundred(
     tmp_path: Path, count: int, step: str, told: str
 ) -> None:
     path = tmp_path / "many.yaml"
@@ -147,7 +128,7 @@ def test_thousands_of_steps_with_a_fault_each_are_told_as_a_hundred_in_a_second(
     assert messages[0].endswith(told)
 
 
-def test_a_file_with_more_steps_than_are_read_is_refused_in_a_second(tmp_path: Path) -> None:
+def test_a_file_with_more_steps_than_are_read_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "many.yaml"
     path.write_text(of_steps(10_000, "{{name: s{}, inputs: [s{}]}}"))
     assert refused(path) == ["more than 50000 values in one text"]
@@ -165,7 +146,7 @@ def test_a_file_with_more_steps_than_are_read_is_refused_in_a_second(tmp_path: P
     ids=["inputs", "triggers", "output", "external inputs", "external triggers"],
 )
 @pytest.mark.parametrize("text", ["x." * 5_000, "x" * 10_000], ids=["many parts", "one part"])
-def test_a_reference_of_10_kb_is_refused_in_a_second(tmp_path: Path, written: str, text: str) -> None:
+def test_a_reference_of_10_kb_is_refused(tmp_path: Path, written: str, text: str) -> None:
     path = tmp_path / "long.yaml"
     path.write_text(written.replace("TEXT", text))
     [message] = refused(path)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 
 import pytest
@@ -365,22 +364,18 @@ def test_what_is_read_of_other_pipelines_is_none_of_the_plans_business() -> None
 
 
 @pytest.mark.parametrize("ways", ["one ring", "many rings"])
-def test_cycles_of_10_000_steps_are_ordered_in_no_time(ways: str) -> None:
+def test_cycles_of_10_000_steps_are_ordered(ways: str) -> None:
     source = (lambda n: n - 1) if ways == "one ring" else (lambda n: n - 1 if n % 2 else n + 1)
     found = [Step(f"s{n}", inputs=("fraud", f"s{source(n) % 10_000}"), inputs_join=Join.ANY) for n in range(10_000)]
     pipeline = replace(many(1), steps=tuple(found), output=None, allow_cycles=True)
-    since = time.process_time()
     compiled, problems = compile_pipeline(pipeline)
     assert (problems, len(compiled.nodes) if compiled else 0) == ([], 10_001)
-    assert time.process_time() - since < 5
 
 
-def test_a_ring_of_10_000_steps_that_nothing_begins_is_refused_in_no_time() -> None:
+def test_a_ring_of_10_000_steps_that_nothing_begins_is_refused() -> None:
     pipeline = replace(many(10_000, inputs="s9999"), allow_cycles=True)
-    since = time.process_time()
     compiled, problems = compile_pipeline(pipeline)
     assert (compiled, len(problems)) == (None, 100)
-    assert time.process_time() - since < 5
 
 
 @pytest.mark.parametrize("join", ["inner", "any"])
@@ -389,30 +384,26 @@ def test_a_window_says_nothing_where_nothing_waits_for_it(join: str) -> None:
     assert plan(lines).nodes[2].join == join
 
 
-def test_ten_thousand_chained_steps_in_reverse_order_compile_in_a_moment() -> None:
-    pipeline, began = many(10_000), time.monotonic()
+def test_ten_thousand_chained_steps_in_reverse_order_compile() -> None:
+    pipeline = many(10_000)
     compiled, problems = compile_pipeline(pipeline)
     assert problems == []
     assert compiled is not None
     assert [node.name for node in compiled.nodes[1:-1]] == [f"s{index}" for index in range(10_000)]
-    assert time.monotonic() - began < 5
 
 
-def test_a_ring_of_ten_thousand_steps_is_refused_in_a_moment_and_in_a_line() -> None:
-    pipeline, began = many(10_000, inputs="s9999"), time.monotonic()
+def test_a_ring_of_ten_thousand_steps_is_refused_in_a_line() -> None:
+    pipeline = many(10_000, inputs="s9999")
     _, problems = compile_pipeline(pipeline)
     [problem] = problems
     assert problem.message.endswith(
         "has a cycle among the steps s9999, s9998, s9997, s9996, s9995, s9994, s9993, s9992, s9991, s9990, …"
     )
-    assert time.monotonic() - began < 5
 
 
-def test_ten_thousand_unknown_references_are_refused_in_a_moment() -> None:
+def test_ten_thousand_unknown_references_are_told_as_a_hundred() -> None:
     document = read(steps("{name: a}")).document
     wrong = tuple(Step(f"step-{index:05}", inputs=(f"stepp-{index:05}",)) for index in range(10_000))
-    began = time.monotonic()
     compiled, problems = compile_pipeline(Pipeline(name="fraud", steps=wrong, document=document))
     assert compiled is None
     assert len(problems) == 100
-    assert time.monotonic() - began < 5
