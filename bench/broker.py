@@ -121,10 +121,10 @@ class Bench:
         )
         try:
             consumer.assign([TopicPartition(topic, number, 0) for number in self._numbers])
-            count, ends = 0, 0
+            count, ends, until = 0, 0, time.monotonic() + PATIENCE
             while ends < self.partitions:
-                found = consumer.consume(10_000, PATIENCE)
-                if not found:
+                found = consumer.consume(10_000, RETRY_SECONDS)
+                if time.monotonic() > until:
                     raise RuntimeError(f"{topic} cannot be read to its end")
                 ends += sum(record.error() is not None for record in found)
                 count += sum(record.error() is None for record in found)

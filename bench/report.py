@@ -181,7 +181,7 @@ def _throughput(results: Results) -> _Part:
         f"{row.contender.title}, {row.contents}: {median(run.answer_rate for run in row.runs):,.0f} requests/s to the "
         "last answer; the table counts until the models' agent has passed over the steps' records too."
         for row in results.throughput
-        if row.contender.name in ("ours", "exactly")
+        if row.contender.name == "ours"
     ]
     return _Part("Throughput of tfsimples, all topics written, one process", columns, rows, notes)
 

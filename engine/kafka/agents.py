@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 
     from engine.execution import Execution, Request
     from engine.kafka.budget import Budget, Share
-    from engine.kafka.checkpoint import Checkpoints, Outlet
+    from engine.kafka.checkpoint import Checkpoints
     from engine.kafka.joins import Joiner
     from engine.kafka.leases import Lease, Poll, TopicPartition
+    from engine.kafka.outlet import Outlet
     from engine.kafka.transactions import GroupOffsets, Transactions
     from engine.kafka.transport import ConsumerLoop
     from engine.settings import Settings

@@ -14,16 +14,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
-from engine.kafka import client
-
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
     from engine.execution import Request
     from engine.kafka.budget import Share
     from engine.kafka.leases import Lease
+    from engine.kafka.outlet import Outlet
     from engine.kafka.transport import Intake
-    from engine.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -32,72 +30,6 @@ RETRY_SECONDS = 0.5
 
 # Offsets need no hurry once outputs are written: they only bound what a crash runs again.
 COMMIT_INTERVAL = 0.1
-
-
-class Outlet:
-    """The producer that all checkpoints of a process share; made anew when it breaks."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._producer: Any = None
-        self._making = asyncio.Lock()
-
-    async def start(self) -> None:
-        """Connect; BrokerUnavailable when the broker does not answer."""
-        producer = client.new_producer(self._settings)
-        await client.start(producer, self._settings)
-        self._producer = producer
-
-    async def stop(self) -> None:
-        """Flush and close."""
-        producer, self._producer = self._producer, None
-        if producer is not None:
-            await client.stop(producer)
-
-    async def producer(self) -> Any:
-        """The producer of now."""
-        async with self._making:
-            if self._producer is None:
-                await self.start()
-            return self._producer
-
-    async def renew(self, broken: Any) -> None:
-        """Leave a broken producer behind: after some errors aiokafka's never recovers."""
-        async with self._making:
-            if self._producer is not broken:
-                return
-            self._producer = None
-        try:
-            await asyncio.wait_for(broken.stop(), client.CONNECT_TIMEOUT)
-        except (KafkaError, TimeoutError, OSError) as error:
-            log.warning("a broken producer did not stop: %s", error)
-
-    async def write(self, requests: Sequence[Unit | Early]) -> None:
-        """Write all records of these requests and wait until each is acknowledged. Raises KafkaError."""
-        producer = await self.producer()
-        batches: dict[tuple[str, int], list[Any]] = {}
-        for request in requests:
-            key = request.key
-            for topic, partition, value, headers in request.records:
-                builders = batches.get((topic, partition))
-                if builders is None:
-                    builders = batches[topic, partition] = [producer.create_batch()]
-                if builders[-1].append(timestamp=None, key=key, value=value, headers=headers) is None:
-                    builders.append(producer.create_batch())
-                    builders[-1].append(timestamp=None, key=key, value=value, headers=headers)
-        try:
-            await asyncio.gather(*(_send(producer, *place, builders) for place, builders in batches.items()))
-        except MessageSizeTooLargeError:
-            raise
-        except KafkaError:
-            await self.renew(producer)
-            raise
-
-
-async def _send(producer: Any, topic: str, partition: int, builders: Iterable[Any]) -> None:
-    for builder in builders:
-        builder.close()
-        await (await producer.send_batch(builder, topic, partition=partition))
 
 
 class Early:

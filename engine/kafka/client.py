@@ -54,11 +54,12 @@ def connection(settings: Settings) -> dict[str, Any]:
     return {"bootstrap_servers": settings.kafka_broker.split(","), "client_id": settings.topic_prefix}
 
 
-def new_producer(settings: Settings) -> AIOKafkaProducer:
+def new_producer(settings: Settings, *, idempotent: bool = False) -> AIOKafkaProducer:
     """A producer whose records are acknowledged by all replicas; start it before use."""
     return AIOKafkaProducer(
         **connection(settings),
         acks="all",
+        enable_idempotence=idempotent,
         linger_ms=0,
         max_batch_size=BATCH_BYTES,
         max_request_size=settings.max_message_bytes + OVERHEAD_BYTES,

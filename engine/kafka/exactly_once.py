@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiokafka.errors import KafkaError
 
+from engine.errors import BrokerUnavailable
 from engine.kafka.checkpoint import RETRY_SECONDS, Checkpoints, Early, Made, Taken, Unit
 from engine.kafka.transactions import UNSTABLE_SECONDS, BatchTooLarge, Committed, Stale, Unclear, Unstable
 from engine.kafka.watermark import Standing
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 
     from engine.execution import Request
     from engine.kafka.budget import Share
-    from engine.kafka.checkpoint import Outlet
     from engine.kafka.leases import Place, TopicPartition
+    from engine.kafka.outlet import Outlet
     from engine.kafka.transactions import Place as TopicPlace
     from engine.kafka.transactions import Producer, Record, Transactions
     from engine.kafka.transport import Intake
@@ -245,7 +246,7 @@ class ExactlyOnce(Checkpoints):
             early, self._early = self._early, []
             try:
                 await self._replies.write([part for part in early if part.origin.held])
-            except (KafkaError, TimeoutError, OSError) as error:
+            except (BrokerUnavailable, KafkaError, TimeoutError, OSError) as error:
                 log.warning("could not write %d answers, trying again: %s", len(early), error or type(error).__name__)
                 await asyncio.sleep(RETRY_SECONDS)
                 self._early = [*early, *self._early]

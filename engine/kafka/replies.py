@@ -19,6 +19,7 @@ from aiokafka.partitioner import murmur2
 
 from engine.errors import BrokerUnavailable, Overloaded, RequestError, TimedOut, TooLarge, Unreachable
 from engine.kafka import client
+from engine.kafka.outlet import Outlet
 from engine.protocol.record import ERROR_CODE, ERROR_STEP, REPLY, ReplyAddress, Topics, error_of, header
 
 if TYPE_CHECKING:
@@ -29,9 +30,6 @@ log = logging.getLogger(__name__)
 
 # How often the reading loop looks up though nothing has come.
 POLL_MS = 100
-
-# After this the broker has not taken a request that a caller waits for; aiokafka itself would try for 40 s.
-PUBLISH_TIMEOUT = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +45,8 @@ class ReplyDesk:
 
     def __init__(self, settings: Settings, topics: Topics, topology: client.Topology, instance: str) -> None:
         self._settings, self._topics, self._topology, self._instance = settings, topics, topology, instance
-        self._producer = client.new_producer(settings)
+        # On Apache Kafka a request whose answer from the broker is lost is not published twice.
+        self._outlet = Outlet(settings, idempotent=not topology.holds_fetches)
         self._reader = client.new_reader(settings)
         self._partition = random.randrange(settings.partitions)  # noqa: S311  spreads gateways, guards nothing
         self._numbers = itertools.count(1)
@@ -57,7 +56,7 @@ class ReplyDesk:
     async def start(self) -> None:
         """Create the topic, fix the position to read from, begin to read."""
         await self._topology.ensure_replies(self._topics.replies)
-        await client.start(self._producer, self._settings)
+        await self._outlet.start()
         await client.start(self._reader, self._settings)
         partition = aiokafka.TopicPartition(self._topics.replies, self._partition)
         self._reader.assign([partition])
@@ -74,7 +73,7 @@ class ReplyDesk:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         await client.stop(self._reader)
-        await client.stop(self._producer)
+        await self._outlet.stop()
 
     async def call(self, topic: str, key: bytes, value: bytes, headers: Headers, timeout: float) -> Reply:
         """Publish a request and wait for its reply.
@@ -114,10 +113,11 @@ class ReplyDesk:
         # What Java's clients do with a key, so that all records of a key are where other producers put them.
         partition = (murmur2(key) & 0x7FFFFFFF) % self._settings.partitions
         try:
-            sent = await self._producer.send(topic, value, key=key, partition=partition, headers=list(headers))
-            await asyncio.wait_for(asyncio.shield(sent), PUBLISH_TIMEOUT)
+            await self._outlet.send(topic, partition, key, value, headers)
         except MessageSizeTooLargeError as error:
             raise TooLarge(f"the request is larger than topic {topic} takes: {error}") from None
+        except BrokerUnavailable as error:
+            raise Unreachable(str(error)) from None
         except (KafkaError, TimeoutError) as error:
             raise Unreachable(f"the broker did not take the request: {error or type(error).__name__}") from None
 

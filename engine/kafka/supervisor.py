@@ -15,8 +15,8 @@ from engine.execution import Execution
 from engine.kafka import client
 from engine.kafka.agents import Worker, Writers
 from engine.kafka.budget import Budget
-from engine.kafka.checkpoint import Outlet
 from engine.kafka.joins import Joiner
+from engine.kafka.outlet import Outlet
 from engine.kafka.registry import CREATING, FAILED, HEARTBEAT_SECONDS, READY, Loaded, State
 from engine.kafka.transactions import GroupOffsets, Transactions
 from engine.kafka.transport import ConsumerLoop

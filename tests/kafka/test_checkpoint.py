@@ -11,7 +11,7 @@ from aiokafka.errors import KafkaConnectionError, MessageSizeTooLargeError
 
 from engine.kafka import checkpoint
 from engine.kafka.budget import Budget
-from engine.kafka.checkpoint import AtLeastOnce, Made, Outlet, Taken
+from engine.kafka.checkpoint import AtLeastOnce, Made, Taken
 from engine.kafka.leases import Lease, Place, TopicPartition
 from engine.kafka.watermark import Watermark
 
@@ -217,80 +217,6 @@ async def test_a_commit_that_fails_is_tried_again() -> None:
         bench.intake.errors = [KafkaConnectionError("away")]
         bench.checkpoints.skipped()
         await asyncio.wait_for(bench.intake.committed.wait(), 5)
-
-
-class FakeBuilder:
-    """Marked as such: a batch that holds two records."""
-
-    def __init__(self) -> None:
-        self.values: list[bytes] = []
-
-    def append(self, *, timestamp: None, key: bytes, value: bytes, headers: Any) -> object:
-        del timestamp, key, headers
-        if len(self.values) == 2:
-            return None
-        self.values.append(value)
-        return object()
-
-    def close(self) -> None:
-        self.values = list(self.values)
-
-
-class FakeProducer:
-    """Marked as such: what aiokafka's producer is asked for."""
-
-    def __init__(self, error: Exception | None = None) -> None:
-        self.sent: dict[tuple[str, int], list[list[bytes]]] = {}
-        self.error, self.stopped = error, False
-
-    def create_batch(self) -> FakeBuilder:
-        return FakeBuilder()
-
-    async def send_batch(self, builder: FakeBuilder, topic: str, *, partition: int) -> asyncio.Future[None]:
-        acknowledged = asyncio.get_running_loop().create_future()
-        if self.error is None:
-            self.sent.setdefault((topic, partition), []).append(builder.values)
-            acknowledged.set_result(None)
-        else:
-            acknowledged.set_exception(self.error)
-        return acknowledged
-
-    async def stop(self) -> None:
-        self.stopped = True
-
-
-def outlet(producer: FakeProducer) -> Outlet:
-    found = Outlet(None)  # type: ignore[arg-type]
-    found._producer = producer
-    return found
-
-
-def written(*offsets: int) -> list[Any]:
-    lease = Lease(TopicPartition("t", 0), 0, Watermark(0), Place(0))
-    return [FakeRequest(lease, offset) for offset in offsets]
-
-
-async def test_records_are_written_in_their_order_in_as_many_batches_as_they_fill() -> None:
-    producer = FakeProducer()
-    await outlet(producer).write(written(0, 1, 2))
-    assert producer.sent == {("out", 0): [[b"0", b"1"], [b"2"]]}
-
-
-async def test_a_broken_producer_is_left_behind() -> None:
-    producer = FakeProducer(KafkaConnectionError("away"))
-    found = outlet(producer)
-    with pytest.raises(KafkaConnectionError):
-        await found.write(written(0))
-    assert found._producer is None
-    assert producer.stopped
-
-
-async def test_a_producer_is_kept_when_only_a_record_was_too_large() -> None:
-    producer = FakeProducer(MessageSizeTooLargeError())
-    found = outlet(producer)
-    with pytest.raises(MessageSizeTooLargeError):
-        await found.write(written(0))
-    assert found._producer is producer
 
 
 async def test_a_request_of_which_not_even_the_error_is_taken_is_given_up_and_its_neighbours_are_written() -> None:
