@@ -146,6 +146,7 @@ class Process:
         self._request_ids = RequestIds(_machine(), random.getrandbits(24), time.time)
         self.broker: EmbeddedBroker | None = None
         self.gateway: Gateway | None = None
+        self._desk: ReplyDesk | None = None
         self.supervisor: Supervisor | None = None
         self._stops: list[Callable[[], object]] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -221,6 +222,8 @@ class Process:
         await self.registry.start(self.topology)
         check_fed(self.named, self.registry.view)
         await self.registry.load(self.named.resources, self.named.folders)
+        if self.parts.gateway:
+            self._desk = ReplyDesk(self.settings, self.topics, self.topology, self.instance)
         if self.parts.worker:
             await self._start_worker()
         if self.parts.gateway:
@@ -246,6 +249,7 @@ class Process:
             instance=self.instance,
             trusted=sorted(set(self.named.folders.values())),
             clock=time.time,
+            callers=self._desk,
         )
         self._stops.append(self._stop_worker)
         await self.supervisor.start()
@@ -255,7 +259,8 @@ class Process:
             await self.supervisor.stop(drain=not self._broker_gone)
 
     async def _start_gateway(self) -> None:
-        desk = ReplyDesk(self.settings, self.topics, self.topology, self.instance)
+        desk = self._desk
+        assert desk is not None
         self._stops.append(desk.stop)
         await desk.start()
         supervisor = self.supervisor

@@ -7,6 +7,7 @@ Knows topics by name and nothing of Kafka.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
@@ -63,6 +64,7 @@ class Request(Progress):
     oversized   the step whose record was too large, if one was
     records     (topic, partition, value, headers) in the order they were made; the partition is the request's own
                 but for replies. They are written together when the request is done.
+    tell        hands the answer to a caller in this process; to be called when the records are written
     """
 
     __slots__ = (
@@ -78,6 +80,7 @@ class Request(Progress):
         "replaced",
         "reply",
         "size",
+        "tell",
         "told",
     )
 
@@ -100,11 +103,22 @@ class Request(Progress):
         self.origin, self.partition, self.offset, self.key = origin, partition, offset, key
         self.headers, self.reply, self.size = headers, reply, size
         self.records: list[tuple[str, int, bytes, HeaderList]] = []
+        self.tell: Callable[[], None] | None = None
 
     @property
     def place(self) -> str:
         """Where its record stands, for a log line."""
         return f"{self.execution.inputs} [{self.partition}] offset {self.offset}"
+
+
+class Callers(Protocol):
+    """Those who wait for answers in this very process: to them an answer need not go through the broker."""
+
+    def wait_here(self, address: ReplyAddress) -> bool:
+        """Whether this process made the call."""
+
+    def hand_over(self, value: bytes, headers: HeaderList) -> None:
+        """Give an answer, or an error, to whom its header names."""
 
 
 class AnsweredEarly(Protocol):
@@ -127,6 +141,7 @@ class Execution:
     owner      whose plan it is: a pipeline's steps write their models' topics, a lone model only its outputs
     finished   is given each request once, when nothing of it is left to run
     answered   is given a request whose answer need not wait for steps that still run
+    callers    who waits in this process, if anybody can
     """
 
     def __init__(
@@ -143,7 +158,9 @@ class Execution:
         batch_max_wait: float,
         max_message_bytes: int,
         new_request_id: Callable[[], str],
+        callers: Callers | None = None,
     ) -> None:
+        self._callers = callers
         self.plan, self.version, self.owner, self.topics = plan, version, owner, topics
         self._gather = Gather(plan)
         self._calls = Calls(plan, runtime_of, self._take, timeout=timeout, batch_max_wait=batch_max_wait)
@@ -382,8 +399,12 @@ class Execution:
     def _reply(self, request: Request, value: bytes, marks: HeaderList) -> None:
         assert request.reply is not None
         address = ReplyAddress.parse(request.reply)
-        if address is not None:
-            headers = [*request.headers, (REPLY, request.reply.encode()), *marks]
+        if address is None:
+            return
+        headers = [*request.headers, (REPLY, request.reply.encode()), *marks]
+        if self._callers is not None and self._callers.wait_here(address):
+            request.tell = functools.partial(self._callers.hand_over, value, headers)
+        else:
             request.records.append((self.topics.replies, address.partition, value, headers))
 
 

@@ -22,7 +22,8 @@ from engine.runtimes.contract import Part
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
-    from engine.protocol.record import HeaderPairs
+    from engine.execution import Callers
+    from engine.protocol.record import HeaderPairs, ReplyAddress
 
 START = Edge(ENTRY, Side.INPUTS)
 CHAIN = Plan(
@@ -96,7 +97,13 @@ class Bench:
     """An execution with fake runtimes by name, and the requests it has finished."""
 
     def __init__(
-        self, plan: Plan, owner: Owner = Owner.PIPELINE, *, most_bytes: int = 1 << 20, **runtimes: FakeRuntime
+        self,
+        plan: Plan,
+        owner: Owner = Owner.PIPELINE,
+        *,
+        most_bytes: int = 1 << 20,
+        callers: Callers | None = None,
+        **runtimes: FakeRuntime,
     ) -> None:
         self.finished: list[Request] = []
         self.early: list[tuple[Request, list[str]]] = []
@@ -113,6 +120,7 @@ class Bench:
             batch_max_wait=60.0,
             max_message_bytes=most_bytes,
             new_request_id=lambda: "made-here",
+            callers=callers,
         )
 
     def _take_early(self, requests: Sequence[Request]) -> None:
@@ -261,6 +269,37 @@ async def test_an_answer_goes_to_the_caller_who_waits_too() -> None:
 async def test_an_address_that_no_gateway_wrote_is_not_replied_to() -> None:
     bench = Bench(CHAIN, a=adding(10), b=adding(100))
     assert REPLIES not in topics(await bench.run(bench.request(("seldon-reply", b"nonsense"))))
+
+
+class FakeCallers:
+    """Marked as such: a gateway of this process, `here`."""
+
+    def __init__(self) -> None:
+        self.given: list[tuple[bytes, dict[str, bytes | None]]] = []
+
+    def wait_here(self, address: ReplyAddress) -> bool:
+        return address.instance == "here"
+
+    def hand_over(self, value: bytes, headers: HeaderPairs) -> None:
+        self.given.append((value, dict(headers)))
+
+
+async def test_a_caller_in_this_process_is_told_when_the_records_are_written_and_not_by_one() -> None:
+    callers = FakeCallers()
+    bench = Bench(CHAIN, callers=callers, a=adding(10), b=adding(100))
+    request = await bench.run(bench.request(("seldon-reply", b"5.here.7")))
+    assert REPLIES not in topics(request)
+    assert callers.given == []
+    assert request.tell is not None
+    request.tell()
+    [(value, headers)] = callers.given
+    assert (numbers(value), headers["seldon-reply"]) == ([111], b"5.here.7")
+
+
+async def test_a_caller_in_another_process_is_told_by_a_record() -> None:
+    bench = Bench(CHAIN, callers=FakeCallers(), a=adding(10), b=adding(100))
+    request = await bench.run(bench.request(("seldon-reply", b"5.there.7")))
+    assert (REPLIES in topics(request), request.tell) == (True, None)
 
 
 async def test_a_failure_is_told_on_the_errors_topic_and_instead_of_the_answer() -> None:

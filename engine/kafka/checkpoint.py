@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Sequence
+    from collections.abc import Callable, Coroutine, Iterable, Sequence
 
     from engine.execution import Request
     from engine.kafka.budget import Share
@@ -38,7 +38,7 @@ class Early:
     When a topic does not take one of them, there is no putting an error in the answer's place any more.
     """
 
-    __slots__ = ("key", "origin", "place", "records")
+    __slots__ = ("key", "origin", "place", "records", "tell")
 
     offset, size, replaced = None, 0, True
 
@@ -47,6 +47,7 @@ class Early:
         self.key, self.origin, self.place = request.key, request.origin, request.place
         self.records = [record for record in request.records if topic in (None, record[0])]
         request.records = [record for record in request.records if topic not in (None, record[0])]
+        self.tell, request.tell = request.tell, None
 
 
 class Made:
@@ -57,7 +58,7 @@ class Made:
 
     __slots__ = ("key", "origin", "place", "records")
 
-    offset, size, replaced = None, 0, True
+    offset, size, replaced, tell = None, 0, True, None
 
     def __init__(
         self,
@@ -77,7 +78,7 @@ class Taken:
 
     __slots__ = ("changes", "offset", "origin", "place", "size")
 
-    key, records, replaced = None, (), True
+    key, records, replaced, tell = None, (), True, None
 
     def __init__(self, origin: Lease, place: str, offset: int | None, size: int, changes: Sequence[Made]) -> None:
         self.origin, self.place, self.offset, self.size, self.changes = origin, place, offset, size, changes
@@ -170,6 +171,13 @@ class Checkpoints(ABC):
         log.error("the topics do not take what the request at %s gave; it is given up", unit.place)
 
 
+def tell(units: Iterable[Unit | Early]) -> None:
+    """What they gave is written: callers in this process may have their answers."""
+    for unit in units:
+        if unit.tell is not None:
+            unit.tell()
+
+
 class AtLeastOnce(Checkpoints):
     """Outputs first, then offsets."""
 
@@ -204,7 +212,9 @@ class AtLeastOnce(Checkpoints):
             early, self._early = self._early, []
             # A lost partition's requests are its new owner's: writing them here would only double them.
             held = [request for request in requests if request.origin.held]
-            await self._write([*(part for part in early if part.origin.held), *held])
+            parts = [*(part for part in early if part.origin.held), *held]
+            await self._write(parts)
+            tell(parts)
             # After the requests that they tell of: a crash in between makes one twice rather than never.
             await self._write([change for unit in held if isinstance(unit, Taken) for change in unit.changes])
             self._unmarked = self._finish([*self._unmarked, *held])

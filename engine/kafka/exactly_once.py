@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from aiokafka.errors import KafkaError
 
 from engine.errors import BrokerUnavailable
-from engine.kafka.checkpoint import RETRY_SECONDS, Checkpoints, Early, Made, Taken, Unit
+from engine.kafka.checkpoint import RETRY_SECONDS, Checkpoints, Early, Made, Taken, Unit, tell
 from engine.kafka.transactions import UNSTABLE_SECONDS, BatchTooLarge, Committed, Stale, Unclear, Unstable
 from engine.kafka.watermark import Standing
 
@@ -132,8 +132,9 @@ class ExactlyOnce(Checkpoints):
         if delay is not None:
             return delay
         self._intake.leases.committed(places)
-        self._budget.give(sum(unit.size for unit in self._unwritten))
-        self._unwritten = []
+        written, self._unwritten = self._unwritten, []
+        self._budget.give(sum(unit.size for unit in written))
+        tell(written)
         return 0.0
 
     async def _commit_positions(self) -> float:
@@ -244,13 +245,16 @@ class ExactlyOnce(Checkpoints):
             await self._answers.wait()
             self._answers.clear()
             early, self._early = self._early, []
+            held = [part for part in early if part.origin.held]
             try:
-                await self._replies.write([part for part in early if part.origin.held])
+                await self._replies.write(held)
             except (BrokerUnavailable, KafkaError, TimeoutError, OSError) as error:
                 log.warning("could not write %d answers, trying again: %s", len(early), error or type(error).__name__)
                 await asyncio.sleep(RETRY_SECONDS)
                 self._early = [*early, *self._early]
                 self._answers.set()
+            else:
+                tell(held)
 
 
 def _records(units: Sequence[Any]) -> tuple[dict[TopicPlace, list[Record]], dict[TopicPlace, list[Any]]]:

@@ -1,7 +1,8 @@
 """Answers to waiting callers: a request is published, and its reply awaited on a partition of our own choosing.
 
 The partition is read by assignment, from a position fixed before anything is published, so no rebalance ever takes a
-caller's answer away, and nobody reads all answers of the namespace.
+caller's answer away, and nobody reads all answers of the namespace. A worker of the same process hands its answers over
+without the broker: when it dies its callers are gone too.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from engine.kafka.outlet import Outlet
 from engine.protocol.record import ERROR_CODE, ERROR_STEP, REPLY, ReplyAddress, Topics, error_of, header
 
 if TYPE_CHECKING:
-    from engine.protocol.record import Headers
+    from engine.protocol.record import HeaderPairs, Headers
     from engine.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -134,24 +135,29 @@ class ReplyDesk:
                 continue
             for records in polled.values():
                 for record in records:
-                    self._hand_over(record.value or b"", record.headers)
+                    self.hand_over(record.value or b"", record.headers)
 
-    def _hand_over(self, value: bytes, headers: Headers) -> None:
+    def wait_here(self, address: ReplyAddress) -> bool:
+        """Whether a caller of this process waits, or waited, at that address."""
+        return address.instance == self._instance
+
+    def hand_over(self, value: bytes, headers: HeaderPairs) -> None:
+        """Give an answer, or an error, to the caller that its header names; nothing when that is nobody of ours."""
         text = header(headers, REPLY)
         address = ReplyAddress.parse(text) if text else None
-        if address is None or address.instance != self._instance:
+        if address is None or not self.wait_here(address):
             return
         future = self._waiting.get(address.number)
         if future is None or future.done():
             return
         error = _error(value, headers)
         if error is None:
-            future.set_result(Reply(value, headers))
+            future.set_result(Reply(value, tuple(headers)))
         else:
             future.set_exception(error)
 
 
-def _error(value: bytes, headers: Headers) -> RequestError | None:
+def _error(value: bytes, headers: HeaderPairs) -> RequestError | None:
     code = header(headers, ERROR_CODE)
     if code is None:
         return None

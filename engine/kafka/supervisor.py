@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 
     from engine.dataflow.external import Upstream
+    from engine.execution import Callers
     from engine.kafka.client import Topology
     from engine.kafka.registry import Key, Registry
     from engine.protocol.columns import Columns
@@ -49,6 +50,7 @@ class Supervisor:
     """Follows the registry's view.
 
     trusted   folders that were named on the command line: artefacts there may unpickle
+    callers   those who wait for answers in this process, if it has a gateway
     """
 
     def __init__(
@@ -62,7 +64,9 @@ class Supervisor:
         instance: str,
         trusted: Sequence[str],
         clock: Callable[[], float],
+        callers: Callers | None = None,
     ) -> None:
+        self._callers = callers
         self._settings, self._topics, self._topology = settings, topics, topology
         self._registry, self._request_ids = registry, request_ids
         self._instance, self._trusted, self._clock = instance, tuple(trusted), clock
@@ -383,6 +387,7 @@ class Supervisor:
             max_message_bytes=self._settings.max_message_bytes,
             batch_max_wait=self._settings.batch_max_wait,
             new_request_id=self._request_ids.new,
+            callers=self._callers,
         )
 
     def _runtime_or_error(self, name: str) -> Runtime:

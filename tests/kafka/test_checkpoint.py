@@ -26,6 +26,7 @@ class FakeRequest:
         self.origin, self.offset, self.size, self.key = lease, offset, 10, b"k"
         self.replaced, self.place = False, f"in [0] offset {offset}"
         self.records = [("out", 0, value or b"%d" % offset, [("x-request-id", b"r")])]
+        self.tell: Any = None
 
 
 class FakeOutlet:
@@ -271,3 +272,13 @@ async def test_what_a_lost_partition_made_is_not_written_nor_its_changes() -> No
         bench.checkpoints.finished([made, Taken(bench.lease, "in [0]", 4, 0, [made])])
         await bench.drain()
         assert [write for write in bench.outlet.topics if write] == []
+
+
+async def test_a_caller_in_this_process_is_told_when_the_answer_is_written() -> None:
+    async with running() as bench:
+        [request] = bench.requests(1)
+        written: list[int] = []
+        request.tell = lambda: written.append(len(bench.outlet.written))
+        bench.checkpoints.finished([request])
+        await bench.drain()
+    assert written == [1]

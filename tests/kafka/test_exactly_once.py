@@ -33,6 +33,11 @@ class FakeRequest:
         self.origin, self.offset, self.size, self.key = lease, offset, 10, b"k"
         self.replaced, self.place = False, f"in [0] offset {offset}"
         self.records: list[Any] = [("out", 0, b"%d" % offset, []), ("replies", 3, b"%d" % offset, [])]
+        self.told = 0
+        self.tell: Any = None
+
+    def count(self) -> None:
+        self.told += 1
 
 
 class FakeProducer:
@@ -324,3 +329,36 @@ async def test_records_that_were_passed_over_need_no_transaction() -> None:
         bench.checkpoints.skipped()
         await asyncio.wait_for(bench.intake.positioned.wait(), 5)
         assert (bench.intake.positions, bench.producer.tries) == ([9], 0)
+
+
+async def test_a_caller_in_this_process_is_told_once_and_after_the_commit() -> None:
+    async with running() as bench:
+        [request] = bench.requests(1)
+        request.tell = request.count
+        bench.producer.errors = [KafkaConnectionError("away")]
+        bench.producer.gate.clear()
+        bench.checkpoints.finished([request])
+        await bench.producer.at_gate.wait()
+        assert request.told == 0
+        bench.producer.gate.set()
+        await asyncio.wait_for(bench.checkpoints.written(), 5)
+        assert (request.told, bench.producer.tries) == (1, 2)
+
+
+async def test_a_caller_in_this_process_is_not_told_of_what_another_owner_does_again() -> None:
+    async with running() as bench:
+        [request] = bench.requests(1)
+        request.tell = request.count
+        bench.intake.leases.lose(P0)
+        await bench.finished(request)
+        assert (request.told, bench.producer.written) == (0, [])
+
+
+async def test_a_caller_in_this_process_is_told_early_where_the_answer_is() -> None:
+    async with running() as bench:
+        [request] = bench.requests(1)
+        request.tell = request.count
+        bench.checkpoints.answered([request])
+        await asyncio.wait_for(bench.outlet.wrote.wait(), 5)
+        await bench.finished(request)
+        assert request.told == 1
