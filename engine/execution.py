@@ -21,6 +21,7 @@ from engine.protocol.record import (
     ERROR_CODES,
     ERROR_STEP,
     INFER_TYPE,
+    OFFSET,
     PIPELINE,
     PIPELINE_VERSION,
     REPLY,
@@ -391,6 +392,7 @@ class Execution:
             *request.headers,
             (ERROR_STEP, (error.step or self.plan.name).encode()),
             (ERROR_CODE, ERROR_CODES[type(error)].encode()),
+            (OFFSET, b"%d" % request.offset),
         ]
 
     def _reply_error(self, request: Request, error: RequestError) -> None:

@@ -16,8 +16,7 @@ from google.protobuf import json_format
 
 from engine.dataflow.compiler import compile_pipeline
 from engine.errors import InvalidInput, TimedOut, UnknownResource
-from engine.kafka import client
-from engine.kafka.registry import View
+from engine.kafka import client, reading
 from engine.protocol import columns, rest_json
 from engine.protocol.messages import DecodeError
 from engine.protocol.record import (
@@ -34,8 +33,9 @@ from engine.protocol.record import (
 from engine.resources import Pipeline, did_you_mean, quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
+    from engine.kafka.registry import View
     from engine.protocol.columns import Kind
     from engine.protocol.record import Headers
     from engine.settings import Settings
@@ -46,8 +46,6 @@ FARTHEST = 4096
 
 # By how much the look back grows when what was read holds too few records of the pipeline.
 _WIDER = 8
-
-_POLL_MS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +192,7 @@ async def inspect(
             await topology.start()
             await client.start(reader, settings)
             if view is None:
-                view = await _view(reader, topology, topics)
+                view = await reading.view_of(reader, topology, topics)
             name, sources = resolve(view, topics, expression)
             existing = await topology.partitions([source.topic for source in sources])
             tails = await _Tails.begin(reader, name, sources, existing, offset)
@@ -224,41 +222,6 @@ def _check_tensor(found: Sequence[TopicRecords]) -> None:
             present.update((entry.name, None) for entry in _tensors(message))
         if present and tensor is not None and tensor not in present:
             raise InvalidInput(_hinted(f"no tensor {quoted(tensor)} is on {item.source.topic}", tensor, list(present)))
-
-
-async def _view(reader: Any, topology: client.Topology, topics: Topics) -> View:
-    """What is loaded, as the resources topic says; empty when there is no such topic."""
-    view = View()
-    if await topology.partitions([topics.resources]):
-        partition = aiokafka.TopicPartition(topics.resources, 0)
-        reader.assign([partition])
-        spans = {
-            partition: (
-                (await reader.beginning_offsets([partition]))[partition],
-                (await reader.end_offsets([partition]))[partition],
-            )
-        }
-        await _read(reader, spans, lambda record: view.resource_record(record.key, record.value))
-    return view
-
-
-async def _read(reader: Any, spans: Mapping[Any, tuple[int, int]], take: Callable[[Any], None]) -> None:
-    """Read each partition from its first offset up to its second, and what is handed out with that."""
-    waiting = {partition: end for partition, (start, end) in spans.items() if start < end}
-    if not waiting:
-        return
-    reader.assign(list(waiting))
-    for partition in waiting:
-        reader.seek(partition, spans[partition][0])
-    while waiting:
-        polled = await reader.getmany(*waiting, timeout_ms=_POLL_MS)
-        for records in polled.values():
-            for record in records:
-                take(record)
-        # By position, as an end may be a transaction's marker, which is never handed out.
-        for partition in [p for p, end in waiting.items() if await reader.position(p) >= end]:
-            reader.pause(partition)
-            del waiting[partition]
 
 
 @dataclass(slots=True)
@@ -291,9 +254,8 @@ class _Tails:
         places = [aiokafka.TopicPartition(topic, n) for topic, count in existing.items() for n in range(count)]
         state = {}
         if places:
-            reader.assign(places)
-            begins, ends = await reader.beginning_offsets(places), await reader.end_offsets(places)
-            state = {place: _Partition(begins[place], ends[place], ends[place]) for place in places}
+            spans = await reading.whole(reader, places)
+            state = {place: _Partition(begin, end, end) for place, (begin, end) in spans.items()}
         return cls(reader, pipeline, {source.topic: source for source in sources}, offset, state)
 
     async def read(self) -> None:
@@ -331,7 +293,7 @@ class _Tails:
         for place in places:
             partition = self.partitions[place]
             spans[place] = (max(partition.end - window, partition.begin), partition.low)
-        await _read(self.reader, spans, self._take)
+        await reading.read(self.reader, spans, self._take)
         for place, (start, _) in spans.items():
             self.partitions[place].low = start
 

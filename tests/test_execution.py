@@ -313,7 +313,8 @@ async def test_an_error_names_its_step_and_code() -> None:
     bench = Bench(CHAIN, a=adding(1), b=failing(InvalidInput("refused")))
     value, headers = record(await bench.run(bench.request()), ANSWERS)
     assert value == b"refused"
-    assert headers[-2:] == [("seldon-pipeline-errors", b"b"), ("seldon-error-code", b"INVALID_ARGUMENT")]
+    marks = [("seldon-pipeline-errors", b"b"), ("seldon-error-code", b"INVALID_ARGUMENT"), ("seldon-offset", b"0")]
+    assert headers[-3:] == marks
     assert ("x-pipeline-version", b"3") in headers
 
 
@@ -719,7 +720,7 @@ async def test_a_step_that_is_refused_another_visit_is_told_like_one_that_failed
     assert topics(request) == [*["seldon.ns.model.a.inputs", "seldon.ns.model.a.outputs"] * 2, ERRORS, ANSWERS]
     value, headers = record(request, ERRORS)
     assert value == b'step "a" was visited 2 times, the most that maxStepRevisits allows'
-    assert headers[-2:] == [("seldon-pipeline-errors", b"a"), ("seldon-error-code", b"FAILED_PRECONDITION")]
+    assert headers[-3:-1] == [("seldon-pipeline-errors", b"a"), ("seldon-error-code", b"FAILED_PRECONDITION")]
 
 
 JOINING = Plan(

@@ -112,11 +112,11 @@ def _lines(found: Sequence[TopicRecords], *, verbose: bool, truncate: bool) -> l
     for item in found:
         for record in item.records:
             value = _shown(record, item.source, truncate=truncate)
-            text = _plain(value) if isinstance(value, str) else _compact(value)
-            line = f"{record.topic}\t{_plain(_text(record.key))}\t{text}"
+            text = plain(value) if isinstance(value, str) else _compact(value)
+            line = f"{record.topic}\t{plain(_text(record.key))}\t{text}"
             if verbose:
                 line += "\t\t" + "\t".join(
-                    f"{_plain(name)}=[{_plain(' '.join(values))}]" for name, values in _headers(record).items()
+                    f"{plain(name)}=[{plain(' '.join(values))}]" for name, values in _headers(record).items()
                 )
             lines.append(line)
     return lines
@@ -163,7 +163,7 @@ def _text(value: bytes | None) -> str:
     return (value or b"").decode("utf-8", "backslashreplace")
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text that stays on its line and in its column, and gives a terminal no orders."""
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode() for character in text

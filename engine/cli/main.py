@@ -7,7 +7,7 @@ import sys
 import click
 
 from engine import __version__
-from engine.cli import control, infer, inspecting, plans, serve
+from engine.cli import control, infer, inspecting, plans, redriving, serve
 from engine.errors import EngineError, InvalidResources, InvalidSettings
 
 
@@ -72,6 +72,7 @@ for command in (
     control.pipeline_status,
     infer.pipeline_infer,
     inspecting.inspect,
+    redriving.redrive,
     plans.graph,
     plans.try_,
 ):

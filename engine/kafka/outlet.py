@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from engine.kafka.checkpoint import Early, Unit
-    from engine.protocol.record import Headers
+    from engine.protocol.record import HeaderPairs
     from engine.settings import Settings
 
 # After this the broker has not taken a record that somebody waits for; aiokafka itself would try for 40 s.
@@ -68,7 +68,7 @@ class Outlet:
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
 
-    async def send(self, topic: str, partition: int, key: bytes, value: bytes, headers: Headers) -> None:
+    async def send(self, topic: str, partition: int, key: bytes, value: bytes | None, headers: HeaderPairs) -> None:
         """Write one record and wait until it is acknowledged. Raises KafkaError, BrokerUnavailable and TimeoutError."""
         producer = await self.producer()
         # A record over the client's own limit is refused here, and the producer is as good as before.

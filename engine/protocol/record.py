@@ -28,6 +28,8 @@ STEP = "seldon-step"
 INFER_TYPE = "seldon-infer-type"
 ERROR_STEP = "seldon-pipeline-errors"
 ERROR_CODE = "seldon-error-code"
+OFFSET = "seldon-offset"
+REDRIVEN = "seldon-redriven"
 
 # How an error is named on the wire: the name of its gRPC status (design.md, sections 5 and 7).
 ERROR_CODES: dict[type[errors.RequestError], str] = {

@@ -28,9 +28,9 @@ LONGER: dict[str, str] = {}
 ALLOWED = {
     "mlserver": ("engine/runtimes/mlserver.py",),
     "mlserver_sklearn": ("engine/runtimes/mlserver.py",),
-    "aiokafka": ("engine/kafka/*", "engine/inspect.py"),
-    "faust": ("engine/kafka/*", "engine/inspect.py"),
-    "mode": ("engine/kafka/*", "engine/inspect.py"),
+    "aiokafka": ("engine/kafka/*", "engine/inspect.py", "engine/redrive.py"),
+    "faust": ("engine/kafka/*", "engine/inspect.py", "engine/redrive.py"),
+    "mode": ("engine/kafka/*", "engine/inspect.py", "engine/redrive.py"),
     "grpc": ("engine/gateway/*", "engine/runtimes/remote.py", "engine/cli*"),
     "aiohttp": ("engine/gateway/*", "engine/runtimes/remote.py", "engine/cli*"),
     "click": ("engine/cli*",),
