@@ -209,6 +209,33 @@ class Topology:
         found = await self._admin.describe_topics(existing) if existing else []
         return {topic["topic"]: len(topic["partitions"]) for topic in found if not topic["error_code"]}
 
+    async def faults(self, names: Iterable[str]) -> dict[str, str]:
+        """What is wrong by now with topics that were there once, in words; `ensure` then makes them again.
+
+        Raises BrokerUnavailable.
+        """
+        wanted = list(names)
+        try:
+            found = await self.partitions(wanted)
+        except (KafkaError, OSError) as error:
+            raise unavailable(self._settings, error) from error
+        count = self._settings.partitions
+        faults = {
+            name: f"topic {name} is gone; create it with {count} partitions, or unload and load this"
+            for name in wanted
+            if name not in found
+        }
+        faults.update((name, self._unequal(name, found[name])) for name in wanted if found.get(name, count) != count)
+        for name in faults:
+            self._known.pop(name, None)
+        return faults
+
+    def _unequal(self, name: str, count: int) -> str:
+        return (
+            f"topic {name} has {count} partitions and the namespace {self._settings.partitions}; "
+            f"set --partitions {count}, or delete the topic"
+        )
+
     async def _create(self, wanted: Mapping[str, Mapping[str, str]], partitions: int) -> None:
         if all(name in self._known for name in wanted):
             return
@@ -223,10 +250,7 @@ class Topology:
                 raise unavailable(self._settings, error) from error
             for name, count in existing.items():
                 if count != partitions:
-                    raise UnequalPartitions(
-                        f"topic {name} has {count} partitions and the namespace {partitions}; "
-                        f"set --partitions {count}, or delete the topic"
-                    )
+                    raise UnequalPartitions(self._unequal(name, count))
             self._known.update(dict.fromkeys(missing, partitions))
 
     async def _create_missing(self, missing: Mapping[str, Mapping[str, str]], partitions: int) -> None:

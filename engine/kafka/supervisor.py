@@ -45,6 +45,9 @@ SETTLE_SECONDS = 0.05
 # How often models are asked whether they would answer, and workers whether they live.
 CHECK_SECONDS = 2.0
 
+# How often it is looked whether all topics are still as they were.
+TOPICS_SECONDS = 5.0
+
 
 class Supervisor:
     """Follows the registry's view.
@@ -84,6 +87,9 @@ class Supervisor:
         self._refused: dict[str, Loaded] = {}
         # Resources whose topics have another number of partitions than the namespace, and the words for it.
         self._unequal: dict[Key, str] = {}
+        # Resources as they were when their topics were made, and those whose topics somebody has changed since.
+        self._made: dict[Key, Loaded] = {}
+        self._lost: dict[Key, str] = {}
         # Every worker that was made and not stopped: one whose job is cancelled while it starts must be stopped too.
         self._living: set[Worker] = set()
         self._told: dict[Key, State] = {}
@@ -154,9 +160,12 @@ class Supervisor:
 
     async def _beat(self) -> None:
         loop = asyncio.get_running_loop()
-        beaten = -HEARTBEAT_SECONDS
+        beaten = looked = -HEARTBEAT_SECONDS
         while True:
             try:
+                if loop.time() - looked >= TOPICS_SECONDS:
+                    looked = loop.time()
+                    await self._check_topics()
                 if loop.time() - beaten >= HEARTBEAT_SECONDS:
                     await self._registry.heartbeat(self._instance, self._clock())
                     beaten = loop.time()
@@ -190,7 +199,7 @@ class Supervisor:
         await self._check()
 
     def _pipeline_stale(self, name: str, loaded: Loaded) -> bool:
-        if self._refused.get(name) == loaded:
+        if self._refused.get(name) is loaded:
             return False
         running = self._workers.get(name)
         if running is None or running[1].crashed:
@@ -230,9 +239,11 @@ class Supervisor:
 
     async def _ensure_topics(self, resources: Mapping[Key, Loaded]) -> None:
         """Create every topic that the resources need, and find out which of them cannot work with what is there."""
-        needs = {key: self._needs(loaded) for key, loaded in resources.items()}
-        joins = [self._topics.joins(key[1]) for key, loaded in resources.items() if _joins(loaded)]
-        self._unequal = {}
+        # What was lost is made again when its resource is loaded anew, and not behind an administrator's back.
+        self._lost = {key: words for key, words in self._lost.items() if self._made.get(key) is resources.get(key)}
+        needs = {key: self._needs(loaded) for key, loaded in resources.items() if key not in self._lost}
+        joins = [self._topics.joins(key[1]) for key in needs if _joins(resources[key])]
+        self._unequal = dict(self._lost)
         try:
             await self._topology.ensure({name for names in needs.values() for name in names})
             await self._topology.ensure_changelogs(joins)
@@ -245,6 +256,27 @@ class Supervisor:
                     )
                 except UnequalPartitions as error:
                     self._unequal[key] = str(error)
+
+        self._made = {key: resources[key] for key in {*needs, *self._lost}}
+
+    async def _check_topics(self) -> None:
+        """Stop what runs on topics that somebody has deleted or grown, and start it where they are back."""
+        resources = self._registry.view.resources
+        needs = {key: self._needs(loaded) for key, loaded in self._made.items() if resources.get(key) is loaded}
+        faults = await self._topology.faults({name for names in needs.values() for name in names})
+        lost = {
+            key: words for key, names in needs.items() if (words := next((faults[n] for n in names if n in faults), ""))
+        }
+        if lost == self._lost:
+            return
+        for key in lost.keys() ^ self._lost.keys():
+            self._refused.pop(key[1], None)
+            if key in lost:
+                log.error("%s %s: %s", *key, lost[key])
+            if key[0] == "pipeline" and key[1] in self._workers:
+                self._begin(key, self._stop_pipeline(key[1]))
+        self._lost = lost
+        self._changed.set()
 
     def _needs(self, loaded: Loaded) -> list[str]:
         """The topics of a resource: its own, and those of what it reads and writes."""
@@ -406,6 +438,7 @@ class Supervisor:
         answers = await asyncio.gather(*(runtime.ready() for _, (_, runtime) in runtimes))
         for (name, (loaded, _)), answers_ready in zip(runtimes, answers, strict=True):
             reason = "" if answers_ready else "the model does not answer that it is ready"
+            reason = self._lost.get(loaded.key, reason)
             ready[name] = reason
             await self._tell(loaded, FAILED if reason else READY, reason or "loaded")
         for name, (loaded, reason) in list(self._failed.items()):
