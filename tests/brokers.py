@@ -141,10 +141,10 @@ class ApacheKafka:
         ensure_jars()
         self._folder = Path(tempfile.mkdtemp(prefix="millrace-kafka-"))
         try:
-            port, controller = _free_ports(self._wanted_port)
+            port, controller = free_ports(self._wanted_port)
             self.address = f"127.0.0.1:{port}"
             settings, logging = self._folder / "server.properties", self._folder / "log4j2.properties"
-            settings.write_text(SERVER.format(port=port, controller=controller, data=self._folder / "data"))
+            settings.write_text(self._settings(port, controller, self._folder / "data"))
             logging.write_text(LOGGING)
             self._format(settings)
             self._launch(settings, logging)
@@ -173,6 +173,9 @@ class ApacheKafka:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+    def _settings(self, port: int, controller: int, data: Path) -> str:
+        return SERVER.format(port=port, controller=controller, data=data)
 
     def _format(self, settings: Path) -> None:
         # C1 only: this process lives for a second, which an optimising compiler would spend on itself.
@@ -275,7 +278,8 @@ def _java(*options: str) -> list[str]:
     return [java, *options, "-Xshare:auto", "-cp", f"{JARS}{os.sep}*"]
 
 
-def _free_ports(wanted: int) -> tuple[int, int]:
+def free_ports(wanted: int) -> tuple[int, int]:
+    """Two ports of this machine that nobody listens on; the first is the wanted one, if there is one."""
     with socket.socket() as first, socket.socket() as second:
         for taken, port in ((first, wanted), (second, 0)):
             taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -9,13 +9,32 @@ from typing import Self
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from brokers import ApacheKafka
+from brokers import ApacheKafka, free_ports
+from proxy import Proxy
 
 CLEAN_STOP_SECONDS = 30.0
 
+# A second way in, by which clients that come through the proxy are sent back to the proxy.
+PROXIED = """
+listeners=PLAINTEXT://127.0.0.1:{port},PROXIED://127.0.0.1:{inner},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port},PROXIED://127.0.0.1:{outer}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT
+"""
+
 
 class FragileKafka(ApacheKafka):
-    """An Apache Kafka that survives its own death: the port and the data stay."""
+    """An Apache Kafka that survives its own death: the port and the data stay. `proxy` stands before a second port."""
+
+    def _settings(self, port: int, controller: int, data: Path) -> str:
+        inner, _ = free_ports(0)
+        self.proxy = Proxy(inner).start()
+        own = PROXIED.format(port=port, inner=inner, outer=self.proxy.port, controller=controller)
+        return super()._settings(port, controller, data) + own
+
+    def stop(self) -> None:
+        """As said, with the proxy."""
+        self.proxy.stop()
+        super().stop()
 
     def kill(self) -> None:
         """SIGKILL: nothing is flushed, nobody is told."""

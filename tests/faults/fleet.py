@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 LAUNCH = Path(__file__).resolve().parent / "launch.py"
 RESOURCES = Path(__file__).resolve().parent / "resources"
+# What only some rows need, that the others do not have to join more groups.
+MORE = Path(__file__).resolve().parent / "more"
 
 # What is promised of a drain.
 DRAIN_SECONDS = 15.0
@@ -68,6 +70,12 @@ class Victim(Product):
         pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
         return pages * 4096
 
+    @property
+    def peak(self) -> int:
+        """Bytes of memory at the most so far."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+
 
 class Fleet:
     """Workers of one namespace."""
@@ -76,9 +84,9 @@ class Fleet:
         self._make = make
         self.workers: list[Victim] = []
 
-    def grow(self, count: int = 1) -> list[Victim]:
+    def grow(self, count: int = 1, resources: Path = RESOURCES, **flags: object) -> list[Victim]:
         """Start workers side by side and wait until each is ready."""
-        new = [self._make("worker", RESOURCES).launch() for _ in range(count)]
+        new = [self._make("worker", resources, **flags).launch() for _ in range(count)]
         self.workers += new
         for worker in new:
             worker.wait_ready()

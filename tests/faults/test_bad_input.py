@@ -1,4 +1,4 @@
-"""Models that go wrong and records that are none: rows 12, 14 and 17."""
+"""Models that go wrong or take long, and records that are none: rows 11, 12 and 14 to 18."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient
+from fleet import MORE
 from product import infer, inputs
 from topics import Kafka
 from traffic import payload, read_all
@@ -128,3 +131,130 @@ def test_what_is_too_large_is_told_at_once_on_the_way_in_and_out(scene: Scene) -
     scene.figures.update(requests=12, errors=6, lost=0, next_request=time.monotonic() - since)
     gateway.end()
     scene.fleet.end_all()
+
+
+@pytest.mark.row(11)
+@pytest.mark.timeout(240)
+def test_a_call_of_forty_seconds_costs_no_membership_and_is_made_once(scene: Scene) -> None:
+    scene.settings.update(SELDON_SESSION_TIMEOUT="10", SELDON_REQUEST_TIMEOUT="90")
+    scene.fleet.grow(2, MORE)
+    group = scene.topic("pipeline", "working")
+    before = members(scene, group)
+    outputs = scene.topic("pipeline", "working", "outputs")
+    with Kafka(scene.kafka.address) as kafka, kafka.tap(outputs) as tap:
+        since = time.monotonic()
+        kafka.send_many(scene.topic("pipeline", "working", "inputs"), numbered(200))
+        tap.until(lambda found: len(found.seen) >= 199, "the answers that need no waiting", 30)
+        quick = time.monotonic() - since
+        tap.until(lambda found: len(found.seen) >= 200, "the answer of the slow call", 90)
+        slow = time.monotonic() - since
+    assert members(scene, group) == before
+    scene.fleet.end_all()
+    found = Counter(
+        dict(record.headers())["x-request-id"] for record in read_all(scene.kafka.address, [outputs])[outputs]
+    )
+    scene.figures.update(requests=200, duplicated=sum(found.values()) - len(found), lost=200 - len(found))
+    scene.figures.update(quick=quick, slow=slow)
+    assert set(found.values()) == {1}
+    assert len(found) == 200
+
+
+def members(scene: Scene, group: str) -> set[str]:
+    """Who is in a consumer group."""
+    admin = AdminClient({"bootstrap.servers": scene.kafka.address})
+    described = admin.describe_consumer_groups([group])[group].result(20)
+    return {member.member_id for member in described.members}
+
+
+def numbered(count: int) -> list[tuple[bytes | None, bytes | None, Headers]]:
+    """Requests with their numbers as ids and keys."""
+    return [(payload(number), b"%d" % number, [("x-request-id", b"%d" % number)]) for number in range(count)]
+
+
+CODECS = ("none", "gzip", "snappy", "lz4", "zstd")
+
+
+@pytest.mark.row(15)
+@pytest.mark.timeout(120)
+def test_records_are_read_in_whatever_codec_their_producer_chose(scene: Scene) -> None:
+    scene.fleet.grow(1)
+    outputs = scene.topic("pipeline", "chain", "outputs")
+    with Kafka(scene.kafka.address) as kafka, kafka.tap(outputs) as tap:
+        for codec in CODECS:
+            producer = Producer({"bootstrap.servers": scene.kafka.address, "compression.type": codec, "linger.ms": 50})
+            for value, key, headers in numbered(200):
+                named = [("x-request-id", f"{codec}-".encode() + key)]
+                producer.produce(scene.topic("pipeline", "chain", "inputs"), value, key, headers=[*headers[1:], *named])
+            assert not producer.flush(20)
+        tap.until(lambda found: len(found.seen) >= 200 * len(CODECS), "an answer for each record", 60)
+        answers = Counter(record.request_id for record in tap.seen if record.error_code is None)
+    scene.fleet.end_all()
+    assert answers == Counter(f"{codec}-{number}" for codec in CODECS for number in range(200))
+    scene.figures.update(requests=sum(answers.values()), lost=0, duplicated=0)
+
+
+BOMB = 400
+BOMB_BYTES = 900_000
+
+
+@pytest.mark.row(16)
+@pytest.mark.timeout(240)
+def test_a_batch_that_unpacks_to_hundreds_of_megabytes_costs_bounded_memory_and_nobody_else(scene: Scene) -> None:
+    (worker,) = scene.fleet.grow(1)
+    inputs_topic, outputs = scene.topic("pipeline", "chain", "inputs"), scene.topic("pipeline", "chain", "outputs")
+    with Kafka(scene.kafka.address) as kafka, kafka.tap(outputs) as tap:
+        kafka.send_many(inputs_topic, numbered(100))
+        tap.until(lambda found: len(found.seen) >= 100, "the first answers", 60)
+        before = worker.resident
+        producer = Producer(
+            {
+                "bootstrap.servers": scene.kafka.address,
+                "compression.type": "gzip",
+                "linger.ms": 2000,
+                "batch.size": 2_000_000_000,
+                "message.max.bytes": 1_000_000_000,
+                "queue.buffering.max.kbytes": 2_000_000,
+            }
+        )
+        for number in range(BOMB):
+            producer.produce(
+                inputs_topic, bytes(BOMB_BYTES), partition=0, headers=[("x-request-id", b"bomb-%d" % number)]
+            )
+        assert not producer.flush(60)
+        kafka.send_many(inputs_topic, numbered(100))
+        tap.until(lambda found: len(found.seen) >= 200 + BOMB, "an answer or an error for each record", 120)
+        failed = Counter(record.request_id for record in tap.seen if record.error_code is not None)
+        peak = worker.peak - before
+    scene.fleet.end_all()
+    assert failed == Counter(f"bomb-{number}" for number in range(BOMB))
+    scene.figures.update(requests=200 + BOMB, errors=BOMB, lost=0, duplicated=0, peak_mb=peak / 1e6)
+    assert peak < 4 * BOMB * BOMB_BYTES
+
+
+@pytest.mark.row(18)
+@pytest.mark.timeout(120)
+def test_headers_pass_in_order_as_they_are_and_reserved_ones_do_not(scene: Scene) -> None:
+    scene.fleet.grow(1)
+    own: dict[str, Headers] = {
+        "twice": [("x-a", b"1"), ("x-b", b"2"), ("x-a", b"3")],
+        "null": [("x-a", None), ("x-b", b"")],
+        "binary": [("x-a", bytes(range(256)))],
+        "many": [(f"x-{number}", b"%d" % number) for number in range(1000)],
+        "large": [("x-a", b"a" * 900_000)],
+        "lines": [("x-a", b"1\r\nset-cookie: 2"), ("x\r\ny", b"3")],
+    }
+    reserved: Headers = [("seldon-reply", b"junk"), ("seldon-error-code", b"INTERNAL"), ("x-pipeline-version", b"9")]
+    outputs = scene.topic("pipeline", "chain", "outputs")
+    with Kafka(scene.kafka.address) as kafka, kafka.tap(outputs) as tap:
+        for name, headers in own.items():
+            sent = [("x-request-id", name.encode()), *headers, *reserved]
+            kafka.send(scene.topic("pipeline", "chain", "inputs"), payload(1), headers=sent)
+        found = {name: tap.one(name) for name in own}
+    scene.fleet.end_all()
+    for name, headers in own.items():
+        answered = found[name].headers
+        assert [
+            pair for pair in answered if pair[0] not in ("x-request-id", "pipeline", "x-pipeline-version")
+        ] == headers
+        assert dict(answered)["x-pipeline-version"] == b"1"
+    scene.figures.update(requests=len(own), lost=0, duplicated=0)

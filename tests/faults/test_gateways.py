@@ -1,7 +1,8 @@
-"""Callers and gateways that go wrong: rows 26 and 27."""
+"""Callers and gateways that go wrong: rows 26 to 28."""
 
 from __future__ import annotations
 
+import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -61,3 +62,40 @@ def test_callers_of_a_gateway_that_is_killed_are_answered_by_another_under_the_s
     assert not crossed, crossed[:5]
     living.end()
     scene.fleet.end_all()
+
+
+IN_FLIGHT = 100
+
+
+@pytest.mark.row(28)
+@pytest.mark.timeout(180)
+def test_callers_that_leave_or_wait_in_vain_free_their_place(scene: Scene) -> None:
+    # No worker: nobody answers. Each of the callers takes one of the places, and gives it back.
+    scene.settings.update(SELDON_MAX_IN_FLIGHT=str(IN_FLIGHT), SELDON_REQUEST_TIMEOUT="1")
+    (worker,) = scene.fleet.grow(1)
+    scene.fleet.end(worker)
+    gateway = scene.make("gateway").start()
+    host, _, port = gateway.address.rpartition(":")
+    body = b'{"inputs":[{"name":"INPUT","datatype":"INT32","shape":[1,1],"data":[1]}]}'
+    head = f"POST /v2/pipelines/chain/infer HTTP/1.1\r\nhost: {host}\r\ncontent-length: {len(body)}\r\n\r\n".encode()
+    infer(gateway.address, "pipelines/chain", inputs(INPUT=[1]))
+    before = gateway.resident
+    for _ in range(10):
+        left = [socket.create_connection((host, int(port))) for _ in range(IN_FLIGHT)]
+        for caller in left:
+            caller.sendall(head + body)
+        for caller in left:
+            caller.close()
+        with ThreadPoolExecutor(IN_FLIGHT) as callers:
+            asked = [callers.submit(infer, gateway.address, "pipelines/chain", inputs(INPUT=[n])) for n in range(50)]
+            statuses = {call.result().status for call in asked}
+        assert statuses <= {429, 504}, statuses
+    # All have left or were told that nobody answers: as many as there are places wait again, and none is refused.
+    with ThreadPoolExecutor(IN_FLIGHT) as callers:
+        asked = [callers.submit(infer, gateway.address, "pipelines/chain", inputs(INPUT=[n])) for n in range(IN_FLIGHT)]
+        statuses = {call.result().status for call in asked}
+    assert statuses == {504}
+    grown = gateway.resident - before
+    scene.figures.update(requests=10 * (IN_FLIGHT + 50) + IN_FLIGHT, grown_mb=grown / 1e6)
+    assert grown < 50e6
+    gateway.end()

@@ -10,20 +10,9 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-BUSY_SECONDS = 40.0
-
 
 def plus(INPUT: NDArray[np.int32]) -> dict[str, NDArray[np.int32]]:  # noqa: N803  the tensor's name
     """The next number."""
-    return {"INPUT": INPUT + 1}
-
-
-def busy(INPUT: NDArray[np.int32]) -> dict[str, NDArray[np.int32]]:  # noqa: N803
-    """The next number; a zero takes forty seconds of Python that holds the interpreter's lock."""
-    if not INPUT.any():
-        until = time.monotonic() + BUSY_SECONDS
-        while time.monotonic() < until:
-            pass
     return {"INPUT": INPUT + 1}
 
 

@@ -1,0 +1,31 @@
+"""More models of the fault suite."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+BUSY_SECONDS = 40.0
+
+
+def busy(INPUT: NDArray[np.int32]) -> dict[str, NDArray[np.int32]]:  # noqa: N803  the tensor's name
+    """The next number; a zero takes forty seconds of Python that holds the interpreter's lock."""
+    if not INPUT.any():
+        until = time.monotonic() + BUSY_SECONDS
+        while time.monotonic() < until:
+            pass
+    return {"INPUT": INPUT + 1}
+
+
+def same(INPUT: NDArray[np.int32]) -> dict[str, NDArray[np.int32]]:  # noqa: N803
+    """The number itself."""
+    return {"INPUT": INPUT}
+
+
+def add(LEFT: NDArray[np.int32], RIGHT: NDArray[np.int32]) -> dict[str, NDArray[np.int32]]:  # noqa: N803
+    """The sum."""
+    return {"INPUT": LEFT + RIGHT}
