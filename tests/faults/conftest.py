@@ -28,7 +28,10 @@ collect_ignore_glob = [] if LEVEL else ["test_*.py"]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "row(number, brief=False): a row of the matrix of faults; brief: CI runs it too")
+    config.addinivalue_line(
+        "markers",
+        "row(number, brief=False, soak=False): a row of the matrix of faults; brief: CI runs it too; soak: `make soak`",
+    )
     if LEVEL and LEVEL not in LEVELS:
         raise pytest.UsageError(f"FAULTS is {LEVEL}; it may be {', '.join(LEVELS)}")
 

@@ -71,6 +71,20 @@ class Victim(Product):
         return pages * 4096
 
     @property
+    def descriptors(self) -> int:
+        """Open files and sockets."""
+        return sum(1 for _ in Path(f"/proc/{self.process.pid}/fd").iterdir())
+
+    @property
+    def tasks(self) -> int:
+        """Tasks of asyncio that are not done."""
+        told = self.arm_file.with_name("tasks")
+        told.unlink(missing_ok=True)
+        self.process.send_signal(signal.SIGUSR1)
+        wait_until(told.exists, "the number of its tasks", 10)
+        return int(told.read_text())
+
+    @property
     def peak(self) -> int:
         """Bytes of memory at the most so far."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()

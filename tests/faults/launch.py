@@ -4,11 +4,13 @@
 process sends itself that signal at that point: `begin` (polled and computed, nothing sent), `offsets` (after
 TxnOffsetCommit), `records` (everything is sent, EndTxn is not). With UNFENCED=1 in the environment offsets are
 committed as aiokafka's own producer does it, without a generation, and read without waiting for open transactions:
-this is the negative control, in which the suite must find duplicates.
+this is the negative control, in which the suite must find duplicates. At SIGUSR1 the number of asyncio's tasks is
+written to the arm file's folder, as `tasks`.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import sys
@@ -55,7 +57,16 @@ def instrument() -> None:
     transactions.GroupOffsets.fetch = fetched  # type: ignore[method-assign]
 
 
+def tell_tasks(*_: object) -> None:
+    """How many tasks there are, of all loops."""
+    count = sum(not task.done() for task in list(asyncio.tasks._all_tasks))  # type: ignore[attr-defined]
+    told = ARM.with_name("tasks.new")
+    told.write_text(str(count))
+    told.rename(ARM.with_name("tasks"))
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGUSR1, tell_tasks)
     instrument()
     sys.argv = ["seldon", *sys.argv[2:]]
     main()
