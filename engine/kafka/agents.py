@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,9 @@ DRAIN_SECONDS = 10.0
 # How long an app may take to stop before it is left behind.
 STOP_SECONDS = 10.0
 
+
+# Records that wait for so long before an agent that waits for records: whoever was to bring them has fallen over.
+STALL_SECONDS = 30.0
 
 # What a request in flight costs in memory beside its payload: objects, headers, records that wait to be written.
 REQUEST_BYTES = 4096
@@ -94,6 +98,10 @@ class Worker:
         self._app = BatchApp(group, settings, self.intake, consumer_loop, holds_fetches=holds_fetches)
         self._draining = False
         self.opened = asyncio.Event()
+        self._polls = 0
+        self._waits = self._stalled = False
+        # When and where it was seen last that the agent waits though there are records: see `watch`.
+        self._suspicion: tuple[float, int, Mapping[TopicPartition, int]] | None = None
 
     async def start(self, routes: Mapping[str, Execution]) -> None:
         """Begin, and join the group; `intake.assigned` tells when partitions are there. Raises BrokerUnavailable."""
@@ -129,7 +137,33 @@ class Worker:
     @property
     def crashed(self) -> bool:
         """Whether the app, or what makes or commits its requests, has fallen over; it must be replaced then."""
-        return self._app.crashed or self.checkpoints.crashed or (self.joiner is not None and self.joiner.crashed)
+        joiner_crashed = self.joiner is not None and self.joiner.crashed
+        return self._stalled or self._app.crashed or self.checkpoints.crashed or joiner_crashed
+
+    async def watch(self) -> None:
+        """Find out whether records wait that nobody brings; it must be replaced then. Ask again and again."""
+        if self._draining or not self._waits or not self.intake.assigned.is_set():
+            self._suspicion = None
+            return
+        polls = self._polls
+        try:
+            behind = await self.intake.behind()
+        except (KafkaError, TimeoutError, OSError):
+            behind = {}  # a broker that is away brings nothing to anybody
+        now = time.monotonic()
+        before = self._suspicion
+        if before is None or before[1] != polls or not before[2].items() & behind.items():
+            self._suspicion = (now, polls, behind) if behind and self._waits else None
+        elif now - before[0] > STALL_SECONDS:
+            place, offset = next(iter(before[2].items() & behind.items()))
+            log.error(
+                "group %s: nothing was read of %s [%d] from offset %d on for %.0f s; it joins anew",
+                self.group,
+                *place,
+                offset,
+                now - before[0],
+            )
+            self._stalled = True
 
     async def stop(self, *, drain: bool = True) -> None:
         """Take nothing new, finish what is being worked on within a bound, commit, leave the group.
@@ -160,13 +194,17 @@ class Worker:
         await self.checkpoints.drain()
 
     async def _consume(self, stream: Any) -> None:
+        self._waits = True
         async for event in stream.events():
+            self._waits = False
+            self._polls += 1
             await self.opened.wait()
             await self._budget.room()
             while self.intake.leases.crowded:
                 self._relieve()
                 await self.checkpoints.progressed()
             await self.take(event.value)
+            self._waits = True
 
     async def take(self, polled: Mapping[TopicPartition, Poll]) -> None:
         """One poll, all partitions."""

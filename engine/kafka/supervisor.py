@@ -45,8 +45,9 @@ SETTLE_SECONDS = 0.05
 # How often models are asked whether they would answer, and workers whether they live.
 CHECK_SECONDS = 2.0
 
-# How often it is looked whether all topics are still as they were.
+# How often it is looked whether all topics are still as they were, and whether records wait that nobody reads.
 TOPICS_SECONDS = 5.0
+WATCH_SECONDS = 15.0
 
 
 class Supervisor:
@@ -160,12 +161,15 @@ class Supervisor:
 
     async def _beat(self) -> None:
         loop = asyncio.get_running_loop()
-        beaten = looked = -HEARTBEAT_SECONDS
+        beaten = looked = watched = -HEARTBEAT_SECONDS
         while True:
             try:
                 if loop.time() - looked >= TOPICS_SECONDS:
                     looked = loop.time()
                     await self._check_topics()
+                if loop.time() - watched >= WATCH_SECONDS:
+                    watched = loop.time()
+                    await asyncio.gather(*(worker.watch() for worker in self._living))
                 if loop.time() - beaten >= HEARTBEAT_SECONDS:
                     await self._registry.heartbeat(self._instance, self._clock())
                     beaten = loop.time()

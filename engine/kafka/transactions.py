@@ -171,8 +171,14 @@ class Producer:
         self._largest = settings.max_message_bytes + client.OVERHEAD_BYTES
         self._id, self._epoch = -1, -1
         self._sequences: dict[Place, int] = {}
-        # What the last transaction touched, while it is not known to have ended everywhere.
+        # What the running transaction touched, while it is not known how it ends.
         self._touched: tuple[str, set[Place]] | None = None
+        # What the last one touched that was committed, while its markers may still be on their way, and the connection
+        # over which that was said: the next transaction begins when they have arrived, unless the broker has restarted.
+        self._committed: tuple[str, set[Place]] | None = None
+        self._committed_over: object = None
+        # What is about to be touched by a transaction that the broker does not know of yet.
+        self._beginning: tuple[str, set[Place]] | None = None
 
     @property
     def usable(self) -> bool:
@@ -188,7 +194,7 @@ class Producer:
 
         When it returns, an earlier transaction is committed for good or gone for good.
         """
-        self._id = -1
+        self._id, self._beginning = -1, None
         request = InitProducerIdRequest(self.transactional_id, int(self._settings.transaction_timeout * 1000))
         deadline = asyncio.get_running_loop().time() + TRANSACTION_SECONDS
         while True:
@@ -214,9 +220,13 @@ class Producer:
         are then unstable for ever, and the next commit of the same producer would make visible what was to be aborted.
         An empty transaction over the same partitions ends what hangs there, and where nothing hangs it does nothing.
         """
-        if self._touched is None:
+        touched = self._touched
+        if self._committed is not None:
+            # The one after it had not begun when it failed, so whatever hangs is of what was committed.
+            touched, commit = self._committed, True
+        if touched is None:
             return
-        group, places = self._touched
+        group, places = touched
         try:
             async with asyncio.timeout(TRANSACTION_SECONDS):
                 if group:
@@ -228,7 +238,7 @@ class Producer:
         except BaseException:
             self._id = -1
             raise
-        self._touched = None
+        self._touched = self._committed = None
 
     async def transact(
         self,
@@ -242,7 +252,10 @@ class Producer:
         Raises Stale, BatchTooLarge, KafkaError, TimeoutError or OSError when nothing was written, and Unclear. After
         any of them `reset` it, and `sweep`.
         """
-        self._touched = group, set(records)
+        link = self._link()
+        if self._committed is not None and (link is None or self._committed_over is not link):
+            await self.sweep(commit=True)
+        touched = self._beginning = group, set(records)
         try:
             async with asyncio.timeout(TRANSACTION_SECONDS):
                 # Offsets first: who dies after this leaves them unstable, so that a successor knows to fence it.
@@ -258,7 +271,8 @@ class Producer:
         try:
             async with asyncio.timeout(TRANSACTION_SECONDS):
                 await self.end()
-            known, self._touched = True, None
+            known, self._touched, self._committed = True, None, touched
+            self._committed_over = self._link()
         except (KafkaError, TimeoutError, OSError) as error:
             raise Unclear(f"{type(error).__name__}: {error}") from error
         finally:
@@ -319,10 +333,16 @@ class Producer:
         while True:
             code = code_of(await self._coordinator(request()))
             if code == _OK:
+                if self._beginning is not None:
+                    # The broker begins nothing new before the last transaction has ended everywhere.
+                    self._touched, self._committed, self._beginning = self._beginning, None, None
                 return
             if code != _CONCURRENT:
                 raise for_code(code)
             await asyncio.sleep(CONCURRENT_BACKOFF)
+
+    def _link(self) -> object | None:
+        return self._connection.link(CoordinationType.TRANSACTION, self.transactional_id)
 
     async def _coordinator(self, request: Any) -> Any:
         """The transaction coordinator's answer."""

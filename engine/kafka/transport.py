@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import aiokafka
 import faust
 from aiokafka.errors import KafkaError
+from faust.exceptions import ConsumerNotStarted
 from faust.tables import TableManager
 from faust.transport.drivers import aiokafka as driver
 from faust.types.tuples import TP, ConsumerMessage
@@ -174,6 +175,15 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
         consumer = self._ensure_consumer()
         first = await consumer.beginning_offsets([aiokafka.TopicPartition(*tp) for tp in partitions])
         return {TopicPartition(*tp): offset for tp, offset in first.items()}
+
+    async def behind(self) -> dict[TopicPartition, int]:
+        """Where reading stands in each partition that has more for us than that."""
+        consumer = self._ensure_consumer()
+        mine = [tp for tp in consumer.assignment() if tp in self.readers]
+        # To readers of what is committed the end is the last stable offset: an open transaction is nobody's stall.
+        ends = await consumer.end_offsets(mine)
+        places = {tp: await consumer.position(tp) for tp in mine}
+        return {TopicPartition(*tp): at for tp, at in places.items() if at < ends[tp]}
 
     async def seek_all(self, readers: Mapping[TopicPartition, Reader]) -> None:
         """Read on under these readers, unless a newer rebalance has overtaken us."""
@@ -473,6 +483,15 @@ class Intake:
         }
         async with asyncio.timeout(client.CONNECT_TIMEOUT):
             return await self.offsets.commit(self.group, membership, wanted)
+
+    async def behind(self) -> dict[TopicPartition, int]:
+        """Where reading stands in each partition that has more for us. Raises KafkaError and TimeoutError."""
+        try:
+            async with asyncio.timeout(client.CONNECT_TIMEOUT):
+                found: dict[TopicPartition, int] = await self._on_thread(self.consumer.thread.behind())
+        except ConsumerNotStarted:  # it is being stopped
+            return {}
+        return found
 
     async def _on_thread(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         return await self._consumer_loop.call(coroutine)

@@ -210,6 +210,14 @@ class Connection:
         if self._client is not None:
             self._client.force_metadata_update()
 
+    def link(self, kind: int, key: str) -> object | None:
+        """The open connection to a coordinator: another one, or none, means that its broker may have restarted."""
+        node = self._coordinators.get((kind, key))
+        if self._client is None or node is None:
+            return None
+        found = self._client._conns.get((node, ConnectionGroup.COORDINATION))  # noqa: SLF001  nothing public tells
+        return found if found is not None and found.connected() else None
+
     async def leader(self, place: tuple[str, int]) -> int:
         """The broker that takes this partition's records."""
         found = await self._started()

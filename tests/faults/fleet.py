@@ -37,12 +37,21 @@ class Victim(Product):
 
     def at(self, point: str, name: str = "SIGSTOP", seconds: float = 20.0) -> float:
         """Have it stop or die at that point of its next transaction; the time when it did."""
-        armed = self.arm_file.with_suffix(".new")
-        armed.write_text(f"{name} {point}")
-        armed.rename(self.arm_file)
+        self.arm(point, name)
         gone = (lambda: not self.running) if name == "SIGKILL" else (lambda: self.frozen)
         wait_until(gone, f"{name} at {point} of {self.arguments}\n{self.err[-2000:]}", seconds)
         return time.monotonic()
+
+    def hang(self, point: str, seconds: float = 20.0) -> None:
+        """Have it wait for ever there, and go on otherwise."""
+        self.arm(point, "HANG")
+        wait_until(lambda: not self.arm_file.exists(), f"{self.arguments} at {point}", seconds)
+
+    def arm(self, point: str, name: str) -> None:
+        """Say what to do at a point."""
+        armed = self.arm_file.with_suffix(".new")
+        armed.write_text(f"{name} {point}")
+        armed.rename(self.arm_file)
 
     @property
     def frozen(self) -> bool:

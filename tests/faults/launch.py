@@ -2,10 +2,10 @@
 
 `python launch.py ARM_FILE seldon-arguments...`: when ARM_FILE appears with `SIGNAL POINT` in it, it is removed and the
 process sends itself that signal at that point: `begin` (polled and computed, nothing sent), `offsets` (after
-TxnOffsetCommit), `records` (everything is sent, EndTxn is not). With UNFENCED=1 in the environment offsets are
-committed as aiokafka's own producer does it, without a generation, and read without waiting for open transactions:
-this is the negative control, in which the suite must find duplicates. At SIGUSR1 the number of asyncio's tasks is
-written to the arm file's folder, as `tasks`.
+TxnOffsetCommit), `records` (everything is sent, EndTxn is not). `HANG fetch`: the chain's consumer reads nothing any
+more. With UNFENCED=1 in the environment offsets are committed as aiokafka's own producer does it, without a generation,
+and read without waiting for open transactions: this is the negative control, in which the suite must find duplicates.
+At SIGUSR1 the number of asyncio's tasks is written to the arm file's folder, as `tasks`.
 """
 
 from __future__ import annotations
@@ -18,19 +18,26 @@ from pathlib import Path
 from typing import Any
 
 from engine.cli import main
-from engine.kafka import transactions
+from engine.kafka import transactions, transport
 from engine.kafka.leases import NOBODY
 
 ARM = Path(sys.argv[1])
 
 
+def armed(point: str) -> str:
+    """What the arm file says to do at this point, once; empty when it says nothing."""
+    if not ARM.exists():
+        return ""
+    name, wanted = ARM.read_text().split()
+    if wanted != point:
+        return ""
+    ARM.unlink()
+    return name
+
+
 def reach(point: str) -> None:
     """Do here what the arm file says, if it says so."""
-    if not ARM.exists():
-        return
-    name, wanted = ARM.read_text().split()
-    if wanted == point:
-        ARM.unlink()
+    if name := armed(point):
         os.kill(os.getpid(), signal.Signals[name])
 
 
@@ -52,6 +59,14 @@ def instrument() -> None:
     async def fetched(self: Any, group: str, partitions: Any, *, stable: bool) -> Any:
         return await fetch(self, group, partitions, stable=stable and not unfenced)
 
+    fetch_records = transport._ConsumerThread._fetch_records
+
+    async def hanging(self: Any, *arguments: Any, **named: Any) -> Any:
+        if self.app.conf.id.endswith(".chain") and armed("fetch"):
+            await asyncio.Event().wait()
+        return await fetch_records(self, *arguments, **named)
+
+    transport._ConsumerThread._fetch_records = hanging  # type: ignore[method-assign]
     transactions.Producer.send_offsets = with_points  # type: ignore[method-assign]
     transactions.Producer.produce = produced  # type: ignore[method-assign]
     transactions.GroupOffsets.fetch = fetched  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""Joins of pipelines whose worker dies between their sides: row 23."""
+"""Joins whose worker dies between their sides, and cycles that must end: rows 23 and 25."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from fleet import MORE
 from topics import Kafka
-from traffic import payload, read_all
+from traffic import number_of, payload, read_all
 
 if TYPE_CHECKING:
     from scene import Scene
@@ -42,3 +42,39 @@ def test_what_waits_for_its_partner_outlives_the_worker_and_fires_once(scene: Sc
         requests=KEYS, lost=KEYS - len(keys), duplicated=sum(keys.values()) - len(keys), partial=0, kills=1
     )
     assert keys == Counter(b"key-%d" % number for number in range(KEYS))
+
+
+VISITS = 6
+
+
+def rounds(number: int) -> tuple[int | str, int]:
+    """The answer of a request or its error's code, and how often `turn` runs for it."""
+    for visit in range(1, VISITS + 1):
+        if number % 50 == 35:
+            return "INTERNAL", visit
+        number += 1
+        if number % 10 == 0:
+            return number, visit
+    return "FAILED_PRECONDITION", VISITS
+
+
+@pytest.mark.row(25)
+@pytest.mark.timeout(120)
+def test_cycles_end_by_themselves_at_their_limit_or_by_poison(scene: Scene) -> None:
+    scene.fleet.grow(2, MORE)
+    outputs, turns = scene.topic("pipeline", "rounds", "outputs"), scene.topic("model", "turn", "inputs")
+    with Kafka(scene.kafka.address) as kafka, kafka.tap(outputs) as tap:
+        records: list[tuple[bytes | None, bytes | None, Headers]] = [
+            (payload(number), b"%d" % number, [("x-request-id", b"%d" % number)]) for number in range(KEYS)
+        ]
+        kafka.send_many(scene.topic("pipeline", "rounds", "inputs"), records)
+        tap.until(lambda found: len(found.seen) >= KEYS, "an answer or an error for each request", 60)
+        ends = {int(record.request_id or ""): record.error_code or number_of(record.value) for record in tap.seen}
+    scene.fleet.end_all()
+    found = read_all(scene.kafka.address, [outputs, turns])
+    visits = Counter(int(dict(record.headers())["x-request-id"]) for record in found[turns])
+    scene.figures.update(requests=KEYS, lost=KEYS - len(ends), duplicated=len(found[outputs]) - KEYS)
+    scene.figures.update(most_visits=max(visits.values()))
+    assert len(found[outputs]) == KEYS
+    assert ends == {number: rounds(number)[0] for number in range(KEYS)}
+    assert visits == {number: rounds(number)[1] for number in range(KEYS)}

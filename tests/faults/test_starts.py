@@ -1,4 +1,4 @@
-"""First starts and neighbours: rows 19, 20 and 30."""
+"""First starts, neighbours, and brokers that are too old: rows 19, 20, 30 and 31."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+from old_broker import OldBroker
+from product import seldon
 from scene import Scene
 
 if TYPE_CHECKING:
@@ -73,3 +75,17 @@ def test_two_namespaces_with_the_same_names_do_not_touch_each_other(
     finally:
         for victim in other.made:
             victim.kill()
+
+
+@pytest.mark.row(31)
+@pytest.mark.timeout(60)
+def test_exactly_once_on_a_broker_that_fences_no_generation_is_refused_with_the_reason(scene: Scene) -> None:
+    # The embedded broker's refusal is in tests/broker/test_guarantee.py.
+    with OldBroker() as old:
+        asked = ("worker", "--kafka-broker", old.address, "--processing-guarantee", "exactly_once")
+        found = seldon(*asked, settings=scene.settings)
+    assert found.code == 2, found
+    assert found.err == (
+        f"Error: processing_guarantee is exactly_once, which the broker at {old.address} cannot hold: it has no "
+        "transactions that are fenced by a consumer's generation; use at_least_once, or Apache Kafka 2.5 or later\n"
+    )

@@ -1,4 +1,4 @@
-"""Workers that die, stall, come and go: rows 1 to 5."""
+"""Workers that die, stall, come and go: rows 1 to 5, and 0 for what the matrix does not have."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+from product import wait_until
 
 if TYPE_CHECKING:
     import random
@@ -154,3 +155,21 @@ def test_a_rolling_restart_drains_each_worker(scene: Scene, exactly_once: Callab
     scene.figures.update(restarts=len(drains), drain=max(drains))
     exactly_once()
     assert max(drains) < 10
+
+
+@pytest.mark.row(0)
+@pytest.mark.timeout(240)
+def test_a_consumer_that_reads_nothing_any_more_is_replaced(scene: Scene, exactly_once: Callable[[], None]) -> None:
+    (worker,) = scene.fleet.grow(1)
+    with scene.watch() as watch, scene.load(rate=100) as load:
+        time.sleep(2)
+        worker.hang("fetch")
+        hung = time.monotonic()
+        # Its heartbeats go on, so the group never takes its partitions away.
+        wait_until(lambda: "it joins anew" in worker.err, "the watchdog", 90)
+        time.sleep(SESSION_SECONDS)
+        load.stop()
+        watch.until_all(load, SETTLED_SECONDS)
+        stall = watch.longest(load, hung - 1, hung + 1)
+    scene.figures.update(stall=stall)
+    exactly_once()

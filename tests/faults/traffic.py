@@ -220,16 +220,16 @@ def verify(broker: str, inputs: str, outputs: str, between: dict[str, int], adde
         for record in records[topic]:
             if any(key == "seldon-error-code" for key, _ in record.headers() or []):
                 count.errors.append(f"{topic} {_name(record)}: {record.value()!r}")
-            elif _number(record.value()) != int(_name(record).rpartition("-")[2]) + expected:
+            elif number_of(record.value()) != int(_name(record).rpartition("-")[2]) + expected:
                 count.crossed.append(f"{topic} {_name(record)}")
     return count
 
 
-def _number(value: bytes) -> int | None:
+def number_of(value: bytes | None) -> int | None:
     """The INT32 of a request or a response, which have their tensors in different fields."""
     for kind, tensors in ((ModelInferResponse, "outputs"), (ModelInferRequest, "inputs")):
         try:
-            message = kind.FromString(value)
+            message = kind.FromString(value or b"")
         except DecodeError:
             continue
         for index, tensor in enumerate(getattr(message, tensors)):

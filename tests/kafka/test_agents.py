@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import asyncio
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from aiokafka.errors import KafkaConnectionError
 
 from engine.kafka import agents
+from engine.kafka.agents import Worker
+from engine.kafka.leases import TopicPartition
 from engine.protocol.record import Owner
 
 
@@ -31,3 +35,98 @@ def test_a_model_answers_whatever_pipeline_a_record_names() -> None:
 @pytest.mark.parametrize("name", ["seldon-step", "seldon-pipeline-errors"])
 def test_what_steps_wrote_and_errors_are_passed_over(owner: Owner, name: str) -> None:
     assert not is_for(owner, ("x-a", b"1"), (name, b"any"))
+
+
+P0, P1 = TopicPartition("in", 0), TopicPartition("in", 1)
+
+
+class FakeIntake:
+    """Marked as such: an intake whose reading stands at `places`, before more records."""
+
+    def __init__(self) -> None:
+        self.places: dict[TopicPartition, int] = {P0: 5, P1: 7}
+        self.error: Exception | None = None
+        self.assigned = asyncio.Event()
+        self.assigned.set()
+
+    async def behind(self) -> dict[TopicPartition, int]:
+        if self.error is not None:
+            raise self.error
+        return dict(self.places)
+
+
+class Clock:
+    """Seconds, as a test says."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(agents, "time", made)
+    return made
+
+
+@pytest.fixture
+def worker() -> Any:
+    """What the watchdog sees of a worker."""
+    return SimpleNamespace(
+        _draining=False, _waits=True, _polls=1, _stalled=False, _suspicion=None, group="g", intake=FakeIntake()
+    )
+
+
+async def watched(worker: Any, clock: Clock, *seconds: float) -> bool:
+    """Whether it is stalled when it was looked at so many seconds apart."""
+    for each in seconds:
+        clock.now += each
+        await Worker.watch(worker)
+    return bool(worker._stalled)
+
+
+async def test_records_that_nobody_brings_for_long_are_a_stall(worker: Any, clock: Clock) -> None:
+    assert not await watched(worker, clock, 0, 15, 15)
+    assert await watched(worker, clock, 15)
+
+
+async def test_one_partition_that_stands_still_is_enough(worker: Any, clock: Clock) -> None:
+    await watched(worker, clock, 0, 15)
+    worker.intake.places[P1] = 8
+    assert await watched(worker, clock, 20)
+
+
+async def test_a_worker_that_reads_is_not_stalled(worker: Any, clock: Clock) -> None:
+    for poll in range(10):
+        worker._polls = poll
+        assert not await watched(worker, clock, 15)
+
+
+async def test_a_worker_that_is_at_work_is_not_stalled(worker: Any, clock: Clock) -> None:
+    await watched(worker, clock, 0, 15)
+    worker._waits = False
+    assert not await watched(worker, clock, 60)
+    worker._waits = True
+    assert not await watched(worker, clock, 15)
+
+
+async def test_a_worker_with_nothing_before_it_is_not_stalled(worker: Any, clock: Clock) -> None:
+    worker.intake.places.clear()
+    assert not await watched(worker, clock, 0, 60, 60)
+
+
+async def test_a_broker_that_is_away_stalls_nobody(worker: Any, clock: Clock) -> None:
+    await watched(worker, clock, 0, 15)
+    worker.intake.error = KafkaConnectionError("away")
+    assert not await watched(worker, clock, 60)
+    worker.intake.error = None
+    assert not await watched(worker, clock, 15)
+
+
+async def test_a_worker_between_two_rebalances_is_not_stalled(worker: Any, clock: Clock) -> None:
+    await watched(worker, clock, 0, 15)
+    worker.intake.assigned.clear()
+    assert not await watched(worker, clock, 60)

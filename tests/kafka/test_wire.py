@@ -67,3 +67,9 @@ def test_a_broker_is_asked_in_the_versions_of_kip_447(request_: Any, version: in
     built = request_.prepare({request_.API_KEY: (0, 20)})
     assert version == built.API_VERSION
     assert built.encode()
+
+
+def test_a_client_keeps_its_connections_where_they_are_looked_for() -> None:
+    source = inspect.getsource(AIOKafkaClient._get_conn)
+    assert "self._conns" in source, "Connection.link finds out by them whether a broker may have restarted"
+    assert "(node_id, group)" in source

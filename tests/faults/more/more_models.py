@@ -29,3 +29,11 @@ def same(INPUT: NDArray[np.int32]) -> dict[str, NDArray[np.int32]]:  # noqa: N80
 def add(LEFT: NDArray[np.int32], RIGHT: NDArray[np.int32]) -> dict[str, NDArray[np.int32]]:  # noqa: N803
     """The sum."""
     return {"INPUT": LEFT + RIGHT}
+
+
+def turn(INPUT: NDArray[np.int32]) -> dict[str, NDArray[np.int32]]:  # noqa: N803
+    """The next number; `enough` says that it ends in zero, `more` that it does not. 35 of every fifty is poison."""
+    if int(INPUT.flat[0]) % 50 == 35:
+        raise ValueError("poison")
+    turned = INPUT + 1
+    return {"INPUT": turned, "more" if turned.flat[0] % 10 else "enough": INPUT}
