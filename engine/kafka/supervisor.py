@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -387,7 +388,8 @@ class Supervisor:
     def _joiner(self, name: str, upstream: Upstream | None) -> Joiner | None:
         if upstream is None:
             return None
-        return Joiner(name, upstream, self._topics, self._settings, self._request_ids.new, self._clock)
+        # Windows last as long as they are set to, whatever is done to the machine's clock meanwhile.
+        return Joiner(name, upstream, self._topics, self._settings, self._request_ids.new, time.monotonic)
 
     async def _stop_pipeline(self, name: str) -> None:
         _, worker = self._workers.pop(name)

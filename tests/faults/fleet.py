@@ -93,6 +93,13 @@ class Victim(Product):
         wait_until(told.exists, "the number of its tasks", 10)
         return int(told.read_text())
 
+    def set_clock(self, seconds: float) -> None:
+        """Set its wall clock forward, or back."""
+        told = self.arm_file.with_name("clock")
+        told.write_text(str(seconds))
+        self.process.send_signal(signal.SIGUSR2)
+        wait_until(lambda: not told.exists(), "its clock to be set", 10)
+
     @property
     def peak(self) -> int:
         """Bytes of memory at the most so far."""

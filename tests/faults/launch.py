@@ -5,7 +5,8 @@ process sends itself that signal at that point: `begin` (polled and computed, no
 TxnOffsetCommit), `records` (everything is sent, EndTxn is not). `HANG fetch`: the chain's consumer reads nothing any
 more. With UNFENCED=1 in the environment offsets are committed as aiokafka's own producer does it, without a generation,
 and read without waiting for open transactions: this is the negative control, in which the suite must find duplicates.
-At SIGUSR1 the number of asyncio's tasks is written to the arm file's folder, as `tasks`.
+At SIGUSR2 the clock is set by what the file `clock` says; at SIGUSR1 the number of asyncio's tasks is written to the
+file `tasks`, both beside the arm file.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import asyncio
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +82,26 @@ def tell_tasks(*_: object) -> None:
     told.rename(ARM.with_name("tasks"))
 
 
+class WallClock:
+    """The wall clock of this process alone, which can be set: by as many seconds as the file `clock` says."""
+
+    def __init__(self) -> None:
+        self._now, self._by = time.time, 0.0
+
+    def __call__(self) -> float:
+        return self._now() + self._by
+
+    def set(self, *_: object) -> None:
+        told = ARM.with_name("clock")
+        self._by += float(told.read_text())
+        told.unlink()
+
+
 if __name__ == "__main__":
     signal.signal(signal.SIGUSR1, tell_tasks)
+    # Before anybody has taken the real one.
+    time.time = clock = WallClock()  # type: ignore[assignment]
+    signal.signal(signal.SIGUSR2, clock.set)
     instrument()
     sys.argv = ["seldon", *sys.argv[2:]]
     main()

@@ -1,7 +1,8 @@
-"""Joins whose worker dies between their sides, and cycles that must end: rows 23 and 25."""
+"""Joins whose worker dies between their sides, cycles that must end, and clocks that are set: rows 23, 25 and 34."""
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,8 @@ import pytest
 from fleet import MORE
 from topics import Kafka
 from traffic import number_of, payload, read_all
+
+from engine.kafka.joins import TICK_SECONDS
 
 if TYPE_CHECKING:
     from scene import Scene
@@ -41,6 +44,24 @@ def test_what_waits_for_its_partner_outlives_the_worker_and_fires_once(scene: Sc
     scene.figures.update(
         requests=KEYS, lost=KEYS - len(keys), duplicated=sum(keys.values()) - len(keys), partial=0, kills=1
     )
+    assert keys == Counter(b"key-%d" % number for number in range(KEYS))
+
+
+@pytest.mark.row(34)
+@pytest.mark.timeout(120)
+def test_a_window_is_as_long_as_it_is_though_the_clock_is_set_forward(scene: Scene) -> None:
+    (worker,) = scene.fleet.grow(1, MORE)
+    outputs, changelog = scene.topic("pipeline", "pair", "outputs"), scene.topic("pipeline", "pair", "joins")
+    with Kafka(scene.kafka.address) as kafka, kafka.tap(outputs) as tap, kafka.all_of(changelog) as waiting:
+        kafka.send_many(scene.topic("pipeline", "left", "inputs"), side("left"))
+        waiting.until(lambda found: len({record.key for record in found.seen}) >= KEYS, "an entry for each key", 60)
+        worker.set_clock(3600)
+        time.sleep(4 * TICK_SECONDS)  # windows are looked at meanwhile
+        kafka.send_many(scene.topic("pipeline", "right", "inputs"), side("right"))
+        tap.until(lambda found: len(found.seen) >= KEYS, "a request of each pair", 30)
+    scene.fleet.end_all()
+    keys = Counter(record.key() for record in read_all(scene.kafka.address, [outputs])[outputs])
+    scene.figures.update(requests=KEYS, lost=KEYS - len(keys), duplicated=sum(keys.values()) - len(keys), partial=0)
     assert keys == Counter(b"key-%d" % number for number in range(KEYS))
 
 
