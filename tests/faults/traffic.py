@@ -20,7 +20,7 @@ from google.protobuf.message import DecodeError
 from engine.protocol.messages import ModelInferRequest, ModelInferResponse
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from confluent_kafka import Message
 
@@ -203,25 +203,29 @@ def verify(broker: str, inputs: str, outputs: str, between: dict[str, int], adde
     added            what the pipeline as a whole adds
     seconds          how long a transaction that a dead worker left open may take to be ended by the broker
     """
-    records = read_all(broker, [inputs, outputs, *between], seconds)
-    wanted = Counter(_name(record) for record in records[inputs])
-    answers = Counter(_name(record) for record in records[outputs])
-    steps = {topic: Counter(_name(record) for record in records[topic]) for topic in between}
-    count = Count(requests=sum(wanted.values()))
-    for name, times in wanted.items():
+    added_at = {outputs: added, **between}
+    seen: dict[str, Counter[str]] = {topic: Counter() for topic in (inputs, *added_at)}
+    # One object for each name: a long run has millions of records.
+    names: dict[str, str] = {}
+    count = Count()
+    for record in read(broker, list(seen), seconds):
+        topic, name = record.topic(), _name(record)
+        seen[topic][names.setdefault(name, name)] += 1
+        if topic == inputs:
+            count.requests += 1
+        elif any(key == "seldon-error-code" for key, _ in record.headers() or []):
+            count.errors.append(f"{topic} {name}: {record.value()!r}")
+        elif number_of(record.value()) != int(name.rpartition("-")[2]) + added_at[topic]:
+            count.crossed.append(f"{topic} {name}")
+    answers, steps = seen[outputs], [seen[topic] for topic in between]
+    for name, times in seen[inputs].items():
         found = answers[name]
         if found < times:
             count.lost.append(name)
-        if found > times or any(step[name] > times for step in steps.values()):
+        if found > times or any(step[name] > times for step in steps):
             count.duplicated.append(name)
-        if any(step[name] != found for step in steps.values()):
+        if any(step[name] != found for step in steps):
             count.partial.append(name)
-    for topic, expected in {outputs: added, **between}.items():
-        for record in records[topic]:
-            if any(key == "seldon-error-code" for key, _ in record.headers() or []):
-                count.errors.append(f"{topic} {_name(record)}: {record.value()!r}")
-            elif number_of(record.value()) != int(_name(record).rpartition("-")[2]) + expected:
-                count.crossed.append(f"{topic} {_name(record)}")
     return count
 
 
@@ -242,26 +246,36 @@ def number_of(value: bytes | None) -> int | None:
 
 
 def read_all(broker: str, topics: list[str], seconds: float = 60) -> dict[str, list[Message]]:
-    """Every committed record of these topics, read to their end; fails when a transaction stays open for longer."""
+    """Every committed record of these topics, as `read` gives them."""
+    found: dict[str, list[Message]] = {topic: [] for topic in topics}
+    for record in read(broker, topics, seconds):
+        found[record.topic()].append(record)
+    return found
+
+
+def read(broker: str, topics: list[str], seconds: float) -> Iterator[Message]:
+    """Every committed record that is there now; fails when none comes for so long, as a transaction stays open then."""
     raw, reader = _consumer(broker, committed=False), _consumer(broker, committed=True)
     try:
         places = _places(raw, topics)
         ends = {(at.topic, at.partition): raw.get_watermark_offsets(at, timeout=20)[1] for at in places}
         reader.assign(places)
-        found: dict[str, list[Message]] = {topic: [] for topic in topics}
         deadline = time.monotonic() + seconds
         while True:
-            for record in reader.consume(5000, timeout=0.2):
+            records = reader.consume(5000, timeout=0.2)
+            for record in records:
                 if record.error() is not None:
                     raise KafkaException(record.error())
-                found[record.topic()].append(record)
+                yield record
             behind = [
                 at
                 for at in reader.position(places)
                 if ends[at.topic, at.partition] and at.offset < ends[at.topic, at.partition]
             ]
             if not behind:
-                return found
+                return
+            if records:
+                deadline = time.monotonic() + seconds
             assert time.monotonic() < deadline, f"a transaction is open on {behind[:3]} after {seconds:g} s"
     finally:
         raw.close()
