@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from engine.dataflow.compiler import compile_pipeline
 from engine.dataflow.external import check_upstreams, compile_input
-from engine.errors import BrokerUnavailable, InvalidResources
+from engine.errors import BrokerReplaced, BrokerUnavailable, InvalidResources
 from engine.gateway.inference import DataPlane
 from engine.gateway.server import Gateway
 from engine.kafka import guarantee
@@ -153,6 +153,14 @@ class Process:
         self._refusal: str | None = None
         self._broker_gone = False
 
+    @property
+    def listening(self) -> str:
+        """HOST:PORT of its gateway, or where it would be."""
+        if self.gateway is None:
+            return self.settings.listen
+        host, port = self.gateway.address
+        return f"{host}:{port}"
+
     async def start(self) -> None:
         """Start everything in order; what was started is stopped again when a later part cannot start."""
         try:
@@ -172,8 +180,11 @@ class Process:
                 await stopped
 
     async def ended(self) -> None:
-        """Return or raise when the process cannot go on: the embedded broker has died, or the supervisor has failed."""
-        ends = [asyncio.create_task(self._broker_ended())]
+        """Return or raise when the process cannot go on.
+
+        Its embedded broker has died, another cluster answers in the broker's place, or the supervisor has failed.
+        """
+        ends = [asyncio.create_task(self._broker_ended()), asyncio.create_task(self._broker_replaced())]
         if self.supervisor is not None:
             ends.append(asyncio.create_task(self.supervisor.ended()))
         try:
@@ -192,6 +203,17 @@ class Process:
             await self.broker.exited
         except BrokerUnavailable:
             self._broker_gone = True
+            raise
+
+    async def _broker_replaced(self) -> None:
+        if self.broker is not None:
+            await asyncio.Event().wait()  # its own watch tells how it ended
+        try:
+            await self.topology.watch()
+        except BrokerReplaced as error:
+            self._broker_gone = True
+            if self._desk is not None:
+                self._desk.give_up(str(error))
             raise
 
     async def ready(self) -> None:

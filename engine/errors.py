@@ -4,6 +4,7 @@ EngineError
 ├── InvalidSettings      a setting that cannot hold, found before anything starts
 ├── InvalidResources     YAML files with faults; carries all of them
 ├── BrokerUnavailable    no broker answers, or it answers something that cannot be worked with
+│   ├── BrokerReplaced   another cluster answers at the address now: topics, groups and resources are gone
 │   └── UnequalPartitions  a topic has another number of partitions than its namespace
 ├── RuntimeUnavailable   a model cannot be loaded: missing artefact, missing extra, server that refuses
 └── RequestError         one request that cannot be answered
@@ -45,6 +46,10 @@ class InvalidResources(EngineError):
 
 class BrokerUnavailable(EngineError):
     """No broker answers at the address, or what answers cannot be worked with."""
+
+
+class BrokerReplaced(BrokerUnavailable):
+    """Another cluster answers at the address: an embedded broker was started anew, say, with nothing in it."""
 
 
 class UnequalPartitions(BrokerUnavailable):

@@ -229,8 +229,8 @@ class EmbeddedInThread:
     The thread lives as long as the broker: the kernel ends the broker with the thread that started it.
     """
 
-    def __init__(self) -> None:
-        self._broker = EmbeddedBroker("127.0.0.1:0")
+    def __init__(self, listen: str = "127.0.0.1:0") -> None:
+        self._broker = EmbeddedBroker(listen)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="embedded broker", daemon=True)
 
@@ -250,6 +250,23 @@ class EmbeddedInThread:
     def stop(self) -> None:
         asyncio.run_coroutine_threadsafe(self._broker.stop(), self._loop).result()
         self._end()
+
+    def kill(self) -> None:
+        """SIGKILL: nobody is told, and its data is gone."""
+        assert self._broker.pid is not None
+        os.kill(self._broker.pid, signal.SIGKILL)
+
+    def again(self) -> Self:
+        """Start it anew, with nothing in it, at the same address if that was named."""
+        asyncio.run_coroutine_threadsafe(self._broker.stop(), self._loop).result()
+        asyncio.run_coroutine_threadsafe(self._broker.start(), self._loop).result()
+        return self
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
 
     def _end(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)

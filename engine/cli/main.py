@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 
 import click
@@ -9,6 +10,10 @@ import click
 from engine import __version__
 from engine.cli import control, infer, inspecting, plans, redriving, serve
 from engine.errors import EngineError, InvalidResources, InvalidSettings
+
+
+# A full disk, a file that may not grow, a quota, a disk that was mounted read-only.
+NO_ROOM = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS}
 
 
 class _Group(click.Group):
@@ -29,6 +34,11 @@ class _Group(click.Group):
             ctx.exit(2)
         except EngineError as error:
             click.echo(f"Error: {error}", err=True)
+            ctx.exit(1)
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            click.echo(f"Error: cannot write to {error.filename or 'standard output'}: {error.strerror}", err=True)
             ctx.exit(1)
 
 

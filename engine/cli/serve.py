@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
@@ -10,6 +11,7 @@ import signal
 import sys
 import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,6 +19,7 @@ from rich.console import Console
 
 from engine import __version__
 from engine.cli import options
+from engine.errors import BrokerReplaced, BrokerUnavailable, UnequalPartitions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,8 +27,13 @@ if TYPE_CHECKING:
     from engine.app import Process
     from engine.settings import Settings
 
+log = logging.getLogger(__name__)
+
 # aiokafka says the same about a broker that is away many times a second; once in this time is enough.
 SAME_LINE_SECONDS = 30.0
+
+# How long a broker that was replaced is left alone before all begins anew with it, and each time that it is away.
+RETRY_SECONDS = 0.5
 
 # A thread of a model that was unloaded ends at once, unless its call hangs.
 HANGING_SECONDS = 1.0
@@ -89,7 +97,6 @@ def _serve(paths: tuple[str, ...], flags: dict[str, Any], *, broker: bool, worke
     settings = options.settings(flags, default_broker=not broker)
     named = app.read(paths, alone=broker and not settings.kafka_broker)
     _log(settings)
-    process = app.Process
     console = Console(stderr=True, highlight=False)
     parts = app.Parts(broker=broker, worker=worker, gateway=gateway)
     with console.status("starting") as status:
@@ -98,8 +105,10 @@ def _serve(paths: tuple[str, ...], flags: dict[str, Any], *, broker: bool, worke
             if console.is_terminal:
                 status.update(text)
 
-        running = process(settings, parts, named, progress)
-        asyncio.run(_run(running, since, status.stop))
+        def make(settings: Settings) -> Process:
+            return app.Process(settings, parts, named, progress)
+
+        asyncio.run(_run(make, settings, since, status.stop))
     _leave_hanging_models()
 
 
@@ -117,11 +126,34 @@ def _leave_hanging_models() -> None:
                 os._exit(0)
 
 
-async def _run(process: Process, since: float, quiet: Callable[[], None]) -> None:
+async def _run(
+    make: Callable[[Settings], Process], settings: Settings, since: float, quiet: Callable[[], None]
+) -> None:
+    """Run until a signal comes; a broker that came back as another one, with nothing in it, is begun with anew."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, _stop, stop)
+    anew = False
+    while not stop.is_set():
+        process = make(settings)
+        try:
+            await _run_until(stop, process, since, quiet)
+        except BrokerReplaced as error:
+            log.warning("beginning anew: %s", error)
+            anew = True
+            # Where port 0 was asked for, callers know the one that it became.
+            settings = replace(settings, listen=process.listening)
+        except BrokerUnavailable as error:
+            if not anew or isinstance(error, UnequalPartitions):
+                raise
+            log.warning("trying again: %s", error)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), RETRY_SECONDS)
+        since = time.monotonic()
+
+
+async def _run_until(stop: asyncio.Event, process: Process, since: float, quiet: Callable[[], None]) -> None:
     starting = asyncio.create_task(_start(process, since, quiet))
     stopping = asyncio.create_task(stop.wait())
     ended = None

@@ -16,6 +16,7 @@ import aiokafka
 import orjson
 from aiokafka.errors import KafkaError
 
+from engine.errors import BrokerUnavailable
 from engine.kafka import client
 from engine.resources import Model, Pipeline, documents, parse, to_json
 
@@ -31,6 +32,9 @@ log = logging.getLogger(__name__)
 # An instance that has not said anything for this long counts as gone.
 HEARTBEAT_SECONDS = 5.0
 STALE_SECONDS = 16.0
+
+# All resources and states are read at the start; they are some thousands of small records.
+READ_SECONDS = 30.0
 
 READY, FAILED, TERMINATED, CREATING = "ready", "failed", "terminated", "creating"
 
@@ -170,8 +174,15 @@ class Registry:
         partitions = [aiokafka.TopicPartition(name, 0) for name in (self._topics.resources, self._topics.status)]
         self._reader.assign(partitions)
         ends = await self._reader.end_offsets(partitions)
-        while any([await self._reader.position(tp) < end for tp, end in ends.items()]):
-            await self._read()
+        try:
+            async with asyncio.timeout(READ_SECONDS):
+                while any([await self._reader.position(tp) < end for tp, end in ends.items()]):
+                    await self._read()
+        except TimeoutError:
+            raise BrokerUnavailable(
+                f"{self._topics.resources} and {self._topics.status} could not be read to their ends within "
+                f"{READ_SECONDS:g} s at {self._settings.kafka_broker}"
+            ) from None
         if follow:
             self._following = asyncio.create_task(self._follow())
 

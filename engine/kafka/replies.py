@@ -65,11 +65,15 @@ class ReplyDesk:
         await self._reader.position(partition)
         self._task = asyncio.create_task(self._read())
 
-    async def stop(self) -> None:
-        """End; callers who still wait get an error."""
+    def give_up(self, reason: str) -> None:
+        """No answer will come any more: tell those who wait."""
         for future in self._waiting.values():
             if not future.done():
-                future.set_exception(Unreachable("the gateway is shutting down"))
+                future.set_exception(Unreachable(reason))
+
+    async def stop(self) -> None:
+        """End; callers who still wait get an error."""
+        self.give_up("the gateway is shutting down")
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)

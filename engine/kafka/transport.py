@@ -147,7 +147,7 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
             rebalance_timeout_ms=session_ms,
             # Polls go on while models run off the loop; a slow pipeline stops polling by its budget, not by death.
             max_poll_interval_ms=1 << 30,
-            retry_backoff_ms=client.RETRY_BACKOFF_MS,
+            retry_backoff_ms=client.GROUP_BACKOFF_MS,
         )
 
     async def _fetch_records(

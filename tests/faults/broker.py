@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import signal
 import sys
 from pathlib import Path
@@ -9,8 +10,10 @@ from typing import Self
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from brokers import ApacheKafka, free_ports
+from brokers import ApacheKafka, EmbeddedInThread, free_ports
 from proxy import Proxy
+
+__all__ = ["EmbeddedInThread", "FragileKafka", "free_ports"]
 
 CLEAN_STOP_SECONDS = 30.0
 
@@ -56,6 +59,16 @@ class FragileKafka(ApacheKafka):
     def thaw(self) -> None:
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
+
+    def fill_disk(self) -> None:
+        """Let none of its files grow any more: what a full disk does to it. It ends by that, and starts with room again."""
+        assert self._process is not None
+        resource.prlimit(self._process.pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+
+    def wait(self) -> None:
+        """Until it has ended by itself."""
+        assert self._process is not None
+        self._process.wait(CLEAN_STOP_SECONDS)
 
     def again(self) -> Self:
         """Start it on the same data and the same port, and wait until it answers."""

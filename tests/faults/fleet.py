@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
@@ -92,6 +93,12 @@ class Victim(Product):
         self.process.send_signal(signal.SIGUSR1)
         wait_until(told.exists, "the number of its tasks", 10)
         return int(told.read_text())
+
+    @property
+    def cpu_seconds(self) -> float:
+        """Time of a processor that it has taken so far."""
+        words = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
 
     def set_clock(self, seconds: float) -> None:
         """Set its wall clock forward, or back."""

@@ -1,4 +1,4 @@
-"""Joins whose worker dies between their sides, cycles that must end, and clocks that are set: rows 23, 25 and 34."""
+"""Late sides, a worker that dies between two sides, cycles that must end, clocks that are set: rows 22, 23, 25, 34."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from topics import Kafka
 from traffic import number_of, payload, read_all
 
 from engine.kafka.joins import TICK_SECONDS
+from engine.protocol.messages import ModelInferResponse
 
 if TYPE_CHECKING:
+    import random
+
     from scene import Scene
     from topics import Headers
 
@@ -45,6 +48,72 @@ def test_what_waits_for_its_partner_outlives_the_worker_and_fires_once(scene: Sc
         requests=KEYS, lost=KEYS - len(keys), duplicated=sum(keys.values()) - len(keys), partial=0, kills=1
     )
     assert keys == Counter(b"key-%d" % number for number in range(KEYS))
+
+
+# As more.yaml has it, and how near to it a pair may be for either outcome: a record's time is taken before it is seen.
+WINDOW_SECONDS = 1.0
+EDGE_SECONDS = 0.1
+
+
+@pytest.mark.row(22)
+@pytest.mark.timeout(180)
+def test_sides_that_are_late_around_the_windows_edge_are_in_one_request_each_and_never_in_two(
+    scene: Scene, chance: random.Random
+) -> None:
+    scene.fleet.grow(2, MORE)
+    joined = {name: scene.topic("pipeline", f"{name}-pair", "outputs") for name in ("outer", "any")}
+    sources = [scene.topic("pipeline", name, "outputs") for name in ("left", "right")]
+    with Kafka(scene.kafka.address) as kafka, kafka.tap(*sources) as tap:
+        send_late(kafka, scene, chance)
+        tap.until(lambda found: len(found.seen) >= 2 * KEYS, "what both sides give", 60)
+    time.sleep(3 * WINDOW_SECONDS)  # a late side that begins a window of its own is answered after it
+    scene.fleet.end_all()
+    found = read_all(scene.kafka.address, [*joined.values(), *sources])
+    times: dict[bytes, list[int]] = {}
+    for record in (record for topic in sources for record in found[topic]):
+        times.setdefault(record.key(), []).append(record.timestamp()[1])
+    apart = {key: (max(both) - min(both)) / 1000 for key, both in times.items()}
+    requests = {name: Counter(record.key() for record in found[topic]) for name, topic in joined.items()}
+    sides = Counter[bytes]()
+    for record in found[joined["outer"]]:
+        sides[record.key()] += width(record.value())
+    together = [key for key in apart if apart[key] < WINDOW_SECONDS - EDGE_SECONDS]
+    alone = [key for key in apart if apart[key] > WINDOW_SECONDS + EDGE_SECONDS]
+    scene.figures.update(
+        requests=sum(map(len, requests.values())),
+        lost=sum(KEYS - len(each) for each in requests.values()),
+        duplicated=sum(each[key] - 1 for each in requests.values() for key in together),
+        together=len(together),
+        at_the_edge=KEYS - len(together) - len(alone),
+    )
+    assert together
+    assert alone
+    assert set(apart) == set(requests["outer"]) == set(requests["any"])
+    assert set(sides.values()) == {2}, "each record is in one request of the outer join"
+    assert {requests[name][key] for name in joined for key in together} == {1}
+    assert {requests[name][key] for name in joined for key in alone} == {2}
+    assert {width(record.value()) for record in found[joined["any"]]} == {1}
+
+
+def send_late(kafka: Kafka, scene: Scene, chance: random.Random) -> None:
+    """Both sides of each key, either first: the other well within the window, just before its end, just after, or late."""
+    sides = {name: side(name) for name in ("left", "right")}
+    times: list[tuple[float, str, int]] = []
+    for number in range(KEYS):
+        first, second = chance.sample(sorted(sides), 2)
+        at = chance.uniform(0, 5)
+        late = WINDOW_SECONDS * chance.choice((0.5, 0.95, 1.0, 1.05, 3.0))
+        times += [(at, first, number), (at + late, second, number)]
+    begin = time.monotonic()
+    for at, name, number in sorted(times):
+        time.sleep(max(0.0, begin + at - time.monotonic()))
+        kafka.send_many(scene.topic("pipeline", name, "inputs"), [sides[name][number]])
+
+
+def width(answer: bytes | None) -> int:
+    """How many numbers an answer holds: one for each side."""
+    (tensor,) = ModelInferResponse.FromString(answer or b"").outputs
+    return int(tensor.shape[1])
 
 
 @pytest.mark.row(34)

@@ -6,10 +6,12 @@ import importlib
 import inspect
 from typing import Any
 
+import aiokafka.client
 import pytest
 from aiokafka.client import AIOKafkaClient
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
+import engine.kafka.client  # noqa: F401  what it does to aiokafka is tested below
 from engine.kafka.wire import OffsetFetch, TxnOffsetCommit
 
 NEEDED = [
@@ -73,3 +75,8 @@ def test_a_client_keeps_its_connections_where_they_are_looked_for() -> None:
     source = inspect.getsource(AIOKafkaClient._get_conn)
     assert "self._conns" in source, "Connection.link finds out by them whether a broker may have restarted"
     assert "(node_id, group)" in source
+
+
+def test_no_client_has_a_broker_make_a_topic_that_it_asks_about() -> None:
+    struct = aiokafka.client.MetadataRequest(["t"]).prepare({3: (0, 5)})
+    assert struct.to_object()["allow_auto_topic_creation"] is False

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
 BUSY_SECONDS = 40.0
@@ -29,6 +30,14 @@ def same(INPUT: NDArray[np.int32]) -> dict[str, NDArray[np.int32]]:  # noqa: N80
 def add(LEFT: NDArray[np.int32], RIGHT: NDArray[np.int32]) -> dict[str, NDArray[np.int32]]:  # noqa: N803
     """The sum."""
     return {"INPUT": LEFT + RIGHT}
+
+
+def either(
+    LEFT: NDArray[np.int32] | None = None,  # noqa: N803
+    RIGHT: NDArray[np.int32] | None = None,  # noqa: N803
+) -> dict[str, NDArray[np.int32]]:
+    """What there is, one beside the other."""
+    return {"INPUT": np.concatenate([side for side in (LEFT, RIGHT) if side is not None], axis=1)}
 
 
 def turn(INPUT: NDArray[np.int32]) -> dict[str, NDArray[np.int32]]:  # noqa: N803
