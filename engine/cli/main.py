@@ -11,7 +11,6 @@ from engine import __version__
 from engine.cli import control, infer, inspecting, plans, redriving, serve
 from engine.errors import EngineError, InvalidResources, InvalidSettings
 
-
 # A full disk, a file that may not grow, a quota, a disk that was mounted read-only.
 NO_ROOM = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS}
 

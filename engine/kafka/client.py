@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -41,8 +40,8 @@ BATCH_BYTES = 512 * 1024
 # caller's whole patience.
 RETRY_BACKOFF_MS = 10
 
-# The same for consumers of groups, of which there are many: at 10 ms a process took a quarter of a core while its broker
-# was away.
+# The same for consumers of groups, of which there are many: at 10 ms a process took a quarter of a core while its
+# broker was away.
 GROUP_BACKOFF_MS = 50
 
 # Apache Kafka answers a fetch as soon as there is a record, so its wait only bounds idle traffic.

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from engine.execution import Request
     from engine.kafka.budget import Share
-    from engine.kafka.leases import Place, TopicPartition
+    from engine.kafka.leases import Membership, Place, TopicPartition
     from engine.kafka.outlet import Outlet
     from engine.kafka.transactions import Place as TopicPlace
     from engine.kafka.transactions import Producer, Record, Transactions
@@ -123,12 +123,13 @@ class ExactlyOnce(Checkpoints):
         self._unwritten = [unit for unit in (*self._unwritten, *finished) if unit.origin.held]
         if not self._unwritten:
             return await self._commit_positions()
-        places = self._intake.leases.commits()
+        # Together: under a later membership these partitions may be somebody else's, and the broker would not know.
+        places, membership = self._intake.leases.commits(), self._intake.leases.membership
         for unit in self._unwritten:
             # An offset that does not move is written all the same: it is what fences the records.
             places.setdefault(unit.origin.partition, unit.origin.committed)
         async with self._transactions.lend() as producer:
-            delay = await self._transact(producer, places)
+            delay = await self._transact(producer, places, membership)
         if delay is not None:
             return delay
         self._intake.leases.committed(places)
@@ -148,7 +149,9 @@ class ExactlyOnce(Checkpoints):
             self.skipped()
         return 0.0
 
-    async def _transact(self, producer: Producer, places: dict[TopicPartition, Place]) -> float | None:
+    async def _transact(
+        self, producer: Producer, places: dict[TopicPartition, Place], membership: Membership
+    ) -> float | None:
         """None when it is committed; otherwise how long to wait before it is tried again."""
         self._number += 1
         offsets = {
@@ -160,8 +163,9 @@ class ExactlyOnce(Checkpoints):
         units = self._units()
         records, owners = _records(units)
         try:
-            await self._reset(producer)
-            await producer.transact(self._intake.group, self._intake.leases.membership, offsets, records)
+            if not producer.usable:
+                await self._reset(producer)
+            await producer.transact(self._intake.group, membership, offsets, records)
         except Stale as error:
             log.info(
                 "group %s: %s: what is finished is committed when its rebalance is over", self._intake.group, error

@@ -61,7 +61,7 @@ class FragileKafka(ApacheKafka):
         self._process.send_signal(signal.SIGCONT)
 
     def fill_disk(self) -> None:
-        """Let none of its files grow any more: what a full disk does to it. It ends by that, and starts with room again."""
+        """Let none of its files grow any more, as on a full disk: it ends by that, and starts with room again."""
         assert self._process is not None
         resource.prlimit(self._process.pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
 

@@ -96,7 +96,7 @@ def test_sides_that_are_late_around_the_windows_edge_are_in_one_request_each_and
 
 
 def send_late(kafka: Kafka, scene: Scene, chance: random.Random) -> None:
-    """Both sides of each key, either first: the other well within the window, just before its end, just after, or late."""
+    """Both sides of each key, either first; the other comes well within the window, around its end, or long after."""
     sides = {name: side(name) for name in ("left", "right")}
     times: list[tuple[float, str, int]] = []
     for number in range(KEYS):

@@ -95,9 +95,13 @@ class FakeTransactions:
 
     def __init__(self, producer: FakeProducer) -> None:
         self.producer = producer
+        self.free, self.asked = asyncio.Event(), asyncio.Event()
+        self.free.set()
 
     @asynccontextmanager
     async def lend(self) -> AsyncIterator[FakeProducer]:
+        self.asked.set()
+        await self.free.wait()
         yield self.producer
 
     def too_large(self, error: BatchTooLarge) -> bool:
@@ -155,8 +159,9 @@ class Bench:
         self.producer, self.outlet, self.budget = FakeProducer(), FakeOutlet(), Budget(1000).share()
         self.intake = FakeIntake(self.producer)
         self.oversized: list[int] = []
+        self.transactions = FakeTransactions(self.producer)
         self.checkpoints = ExactlyOnce(
-            FakeTransactions(self.producer),  # type: ignore[arg-type]
+            self.transactions,  # type: ignore[arg-type]
             self.outlet,  # type: ignore[arg-type]
             "replies",
             self.intake,  # type: ignore[arg-type]
@@ -279,6 +284,26 @@ async def test_nothing_is_written_between_a_rebalance_and_its_end() -> None:
         bench.intake.assigned.set()
         await asyncio.wait_for(bench.checkpoints.written(), 5)
         assert bench.producer.written == [[b"0"]]
+
+
+async def test_a_transaction_after_another_one_begins_at_once() -> None:
+    async with running() as bench:
+        for request in bench.requests(3):
+            await bench.finished(request)
+        # The first of a producer makes it, and ends what may hang; nothing is to be ended after one that was committed.
+        assert (bench.producer.resets, bench.producer.swept, bench.producer.tries) == (1, [False], 3)
+
+
+async def test_offsets_go_under_the_membership_that_they_were_ours_in_though_a_rebalance_ends_meanwhile() -> None:
+    async with running() as bench:
+        bench.transactions.free.clear()
+        bench.checkpoints.finished(bench.requests(1))
+        await bench.transactions.asked.wait()
+        # The partition is another member's from here on; the broker knows that by the generation alone.
+        bench.intake.leases.assign([], Membership(ME.generation + 1, ME.member))
+        bench.transactions.free.set()
+        await asyncio.wait_for(bench.checkpoints.written(), 5)
+        assert [membership for membership, _, _ in bench.producer.committed] == [ME]
 
 
 async def test_a_rebalance_that_begins_has_what_is_finished_committed_first() -> None:
