@@ -5,9 +5,14 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import struct
 from typing import TYPE_CHECKING
 
 import pytest
+from aiokafka.client import AIOKafkaClient
+from aiokafka.protocol.produce import ProduceRequest
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
+from aiokafka.record.util import calc_crc32c
 from product import Product, infer, inputs, message, values
 from topics import Kafka
 
@@ -197,3 +202,33 @@ def test_callers_that_leave_are_forgotten(product: Product) -> None:
     answer = infer(product.address, "pipelines/echoes", inputs(INPUT=[1]))
     assert answer.output("OUTPUT") == [1]
     assert answer.seconds < 5, f"others waited for those who left\n{answer}"
+
+
+def in_unknown_codec(value: bytes) -> bytes:
+    """A batch of one record that says it is compressed by the seventh codec, of which there are four."""
+    builder = DefaultRecordBatchBuilder(2, 0, 0, -1, -1, -1, 1000)
+    builder.append(0, None, b"k", value, [])
+    batch = bytearray(builder.build())
+    batch[22] |= 7  # the low byte of the attributes, which the checksum at 17 covers
+    struct.pack_into(">I", batch, 17, calc_crc32c(bytes(batch[21:])))
+    return bytes(batch)
+
+
+@pytest.mark.usefixtures("product")
+async def test_a_batch_in_a_codec_that_nobody_knows_is_refused_to_who_sends_it_and_the_rest_goes_on(
+    kafka: Kafka, broker: str, topic: TopicOf, request_id: str
+) -> None:
+    good = message(INPUT=[1]).SerializeToString()
+    name = topic("pipeline", "echoes", "inputs")
+    client = AIOKafkaClient(bootstrap_servers=broker)
+    await client.bootstrap()
+    try:
+        asked = ProduceRequest(None, -1, 5000, [(name, [(3, in_unknown_codec(good))])])
+        answer = await client.send(client.get_random_node(), asked)
+    finally:
+        await client.close()
+    [(_, [(_, code, *_)])] = answer.topics
+    assert code != 0
+    with kafka.tap(topic("pipeline", "echoes", "outputs")) as tap:
+        kafka.send(name, good, key=b"k", headers=[("x-request-id", request_id.encode())], partition=3)
+        assert values(tap.one(request_id).response, "OUTPUT") == [1]
