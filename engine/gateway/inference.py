@@ -6,7 +6,16 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from engine.errors import ModelFailed, NoOutput, Overloaded, RequestError, TimedOut, TooLarge, UnknownResource
+from engine.errors import (
+    InvalidInput,
+    ModelFailed,
+    NoOutput,
+    Overloaded,
+    RequestError,
+    TimedOut,
+    TooLarge,
+    UnknownResource,
+)
 from engine.protocol import columns as col
 from engine.protocol.messages import ModelMetadataResponse
 from engine.protocol.record import PIPELINE, REQUEST_ID, Owner, Side
@@ -114,8 +123,11 @@ class DataPlane:
         sent: Headers = (*headers, (REQUEST_ID, request_id.encode()))
         runtime = self._runtime(target.name) if target.owner is Owner.MODEL else None
         if runtime is not None:
-            return await self._call(target, runtime, request, sent, timeout)
-        return await self._publish(target, request, sent, request_id, timeout)
+            answer = await self._call(target, runtime, request, sent, timeout)
+        else:
+            answer = await self._publish(target, request, sent, request_id, timeout)
+        _keep_requested(answer.message, [output.name for output in request.outputs])
+        return answer
 
     async def ready(self, target: Target) -> bool:
         """Whether some instance says that the target is ready."""
@@ -182,3 +194,22 @@ def _answer(target: Target, part: Part, headers: Headers) -> Answer:
         raise part.outcome.at(target.name)
     added = part.headers[0] if part.headers is not None else ()
     return Answer(col.to_message(part.outcome, 0, col.RESPONSE, target.name), (*headers, *added))
+
+
+def _keep_requested(message: Any, names: list[str]) -> None:
+    """Leave of an answer's outputs what the caller asked for, in that order; all of them when it asked for none."""
+    if not names:
+        return
+    items, raws = list(message.outputs), message.raw_output_contents[:]
+    places = {item.name: place for place, item in enumerate(items)}
+    for name in names:
+        if name not in places:
+            given = ", ".join(f'"{item.name}"' for item in items) or "none"
+            raise InvalidInput(f'the request asks for output "{name}"; the outputs are {given}')
+    wanted = [places[name] for name in names]
+    kept = [items[place].SerializeToString() for place in wanted]
+    del message.outputs[:]
+    for item in kept:
+        message.outputs.add().MergeFromString(item)
+    if raws:
+        message.raw_output_contents[:] = [raws[place] for place in wanted]

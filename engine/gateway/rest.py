@@ -30,8 +30,11 @@ _request_id: ContextVar[str] = ContextVar("request_id", default="")
 
 _JSON = "application/json"
 
-# The header by which Triton's clients announce tensors behind the JSON, which this door does not read.
+# How much of a body is JSON; binary tensors follow.
 _BINARY = "Inference-Header-Content-Length"
+
+# No body is longer than this number of bytes has digits.
+_MOST_DIGITS = 15
 
 # How long a connection may stay open between requests: longer than the 60 s of common proxies, so that theirs
 # is the end that closes.
@@ -123,18 +126,16 @@ class Rest:
         pairs = _pairs(request)
         headers = routing.travelling(pairs)
         timeout = routing.timeout(pairs, None, self._timeout)
-        message = rest_json.decode_request(await self._body(request))
+        message, binary = rest_json.decode_call(await self._body(request), _json_length(request))
         message.model_name, message.model_version = target.name, request.match_info.get("version", "")
         answer = await self._inference.infer(target, message, headers, request_id=_request_id.get(), timeout=timeout)
-        response = _json(_answered(answer.message))
+        response = _answered(answer.message, binary)
         for name, value in routing.returning(answer.headers):
             response.headers.add(name, value)
         return response
 
     async def _body(self, request: web.Request) -> bytes:
         """The request's body, unpacked; TooLarge as soon as it is known to be over the limit."""
-        if _BINARY in request.headers:
-            raise InvalidInput(f'tensors behind the JSON (header "{_BINARY}") are not supported; send them as JSON')
         if (request.content_length or 0) > self._limit:
             raise self._too_large()
         try:
@@ -156,7 +157,7 @@ class Rest:
         return _json(rest_json.encode_metadata(await self._soon(self._inference.metadata(target))))
 
     async def _server_metadata(self, _: web.Request) -> web.Response:
-        return _document({"name": "millrace", "version": engine.__version__, "extensions": []})
+        return _document({"name": "millrace", "version": engine.__version__, "extensions": ["binary_tensor_data"]})
 
     async def _live(self, _: web.Request) -> web.Response:
         return _document({"live": True})
@@ -225,12 +226,24 @@ def _pairs(request: web.Request) -> routing.Pairs:
     return tuple((name.decode("latin-1").lower(), value) for name, value in request.raw_headers)
 
 
-def _answered(message: Any) -> bytes:
-    """An answer as JSON; one that cannot be written so is the model's fault and not the caller's."""
+def _json_length(request: web.Request) -> int | None:
+    text = request.headers.get(_BINARY)
+    if text is None:
+        return None
+    if not text.isascii() or not text.isdigit() or len(text) > _MOST_DIGITS:
+        raise InvalidInput(f'header "{_BINARY}" is "{text[:40]}"; expected how many bytes of the body are JSON')
+    return int(text)
+
+
+def _answered(message: Any, binary: rest_json.BinaryOutputs) -> web.Response:
+    """An answer's body; one that cannot be written so is the model's fault and not the caller's."""
     try:
-        return rest_json.encode_response(message)
+        body, json_length = rest_json.encode_answer(message, binary)
     except (InvalidInput, ValueError) as error:
         raise ModelFailed(f"the answer is no V2 response: {error}") from error
+    if json_length is None:
+        return _json(body)
+    return web.Response(body=body, content_type="application/octet-stream", headers={_BINARY: str(json_length)})
 
 
 def _json(body: bytes, status: int = 200) -> web.Response:

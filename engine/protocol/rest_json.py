@@ -1,10 +1,15 @@
-"""V2 REST bodies: JSON to messages and back.
+"""V2 REST bodies: JSON, and tensors in binary behind it, to messages and back.
 
 A body is read into a message with raw contents, so that REST and gRPC requests are one thing from here on.
 Numbers keep all their bits, those of 64 bits too. What JSON cannot say is said as follows: NaN and infinities
 are written as `null` and read from `null` (NaN), `"NaN"`, `"Infinity"` and `"-Infinity"`. The elements of a
 BYTES tensor are text in requests unless its parameter `content_type` is `base64`, and base64 in answers
 unless that is one of `TEXT`.
+
+Binary tensors (Triton's "binary tensor data extension"): a header says how long the JSON is; tensors whose parameter
+`binary_data_size` says so have their raw contents behind it, one after the other. Callers ask for answers of that
+kind by the parameter `binary_data` of an output, or `binary_data_output` of the request. None of these parameters
+goes any further than here.
 
 Elements are checked through the set of their types and numpy, one by one only when there is a fault to name:
 a million numbers take about a tenth of a second.
@@ -13,6 +18,7 @@ a million numbers take about a tenth of a second.
 from __future__ import annotations
 
 import base64
+from dataclasses import dataclass
 from itertools import chain
 from types import NoneType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -26,7 +32,7 @@ from engine.protocol.columns import REQUEST, RESPONSE, check_raw_count
 from engine.protocol.messages import ModelInferRequest, ModelInferResponse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -49,6 +55,10 @@ _TYPE_NAMES: dict[type, str] = {
     NoneType: "null",
 }
 
+_BINARY_SIZE = "binary_data_size"
+_BINARY_OUTPUT = "binary_data"
+_BINARY_OUTPUTS = "binary_data_output"
+
 _NOT_FINITE = {None: np.nan, "NaN": np.nan, "Infinity": np.inf, "-Infinity": -np.inf}
 
 _MAX_INT64 = (1 << 63) - 1
@@ -60,27 +70,87 @@ _MAX_EXACT = float(1 << 53)
 _QUOTED = 40
 
 
-def decode_request(body: bytes) -> Any:
-    """The body of an infer call as a `ModelInferRequest` with raw contents.
+@dataclass(frozen=True, slots=True)
+class BinaryOutputs:
+    """Which outputs a caller wants in binary: `named` those that it spoke of, `others` all that it did not."""
 
-    InvalidInput names the tensor, what was expected and what was found. Members that are `null` count as
-    absent, since MLServer's client writes every member it knows; unknown members are passed over.
+    named: Mapping[str, bool]
+    others: bool
+
+    def __contains__(self, name: str) -> bool:
+        return self.named.get(name, self.others)
+
+
+NO_BINARY = BinaryOutputs({}, others=False)
+
+
+def decode_request(body: bytes) -> Any:
+    """A request in JSON as a `ModelInferRequest` with raw contents.
+
+    InvalidInput names the tensor, what was expected and what was found. Members that are `null` count as absent,
+    since MLServer's client writes every member it knows; unknown members are passed over.
     """
-    document = _document(body)
+    return decode_call(body)[0]
+
+
+def decode_call(body: bytes, json_length: int | None = None) -> tuple[Any, BinaryOutputs]:
+    """The body of an infer call as `decode_request` gives it, and which outputs of its answer are wanted in binary.
+
+    `json_length`: so many bytes of it are JSON, and what follows are binary tensors.
+    """
+    binary = _Binary(body, json_length)
+    document = _document(body if json_length is None else body[:json_length])
     message = ModelInferRequest(id=_optional_text(document, "id", "the request"))
     _read_parameters(document, message.parameters, "the request")
     inputs = _objects(document, "inputs", "the request")
     if not inputs:
         raise InvalidInput("the request has no inputs")
     for number, item in enumerate(inputs):
-        _read_tensor(item, f"input {number}", message, REQUEST, _text_in_request)
+        _read_tensor(item, f"input {number}", message, REQUEST, _text_in_request, binary)
+    binary.end()
     outputs = [] if document.get("outputs") is None else _objects(document, "outputs", "the request")
     for number, item in enumerate(outputs):
         output = message.outputs.add(name=_name(item, f"output {number}"))
         _read_parameters(item, output.parameters, f'output "{output.name}"')
     _refuse_repeated(message.inputs, "input")
     _refuse_repeated(message.outputs, "output")
-    return message
+    others = bool(_taken_out(message.parameters, _BINARY_OUTPUTS))
+    asked = {output.name: _taken_out(output.parameters, _BINARY_OUTPUT) for output in message.outputs}
+    return message, BinaryOutputs({name: bool(is_) for name, is_ in asked.items() if is_ is not None}, others)
+
+
+def _taken_out(parameters: Any, name: str) -> Any:
+    """The value of a parameter that goes no further; None when there is none."""
+    if name not in parameters:
+        return None
+    value = getattr(parameters[name], parameters[name].WhichOneof("parameter_choice"))
+    del parameters[name]
+    return value
+
+
+class _Binary:
+    """The binary tensors behind the JSON of a body, taken one after the other."""
+
+    def __init__(self, body: bytes, json_length: int | None) -> None:
+        if json_length is not None and not 0 <= json_length <= len(body):
+            raise InvalidInput(f"the JSON is said to be {json_length} bytes long, and the body is {len(body)}")
+        self._body, self._at = body, len(body) if json_length is None else json_length
+
+    def take(self, size: object, tensor: str) -> bytes:
+        """The raw contents of the next tensor."""
+        left = len(self._body) - self._at
+        if type(size) is not int or not 0 <= size <= left:
+            found = _quoted(size)
+            raise InvalidInput(
+                f'tensor "{tensor}" has {found} as parameter "{_BINARY_SIZE}"; {left} bytes are left behind the JSON'
+            )
+        self._at += size
+        return self._body[self._at - size : self._at]
+
+    def end(self) -> None:
+        """InvalidInput when there is more than the tensors say."""
+        if self._at < len(self._body):
+            raise InvalidInput(f"{len(self._body) - self._at} bytes behind the JSON belong to no tensor")
 
 
 def decode_response(body: bytes, *, text: bool = False) -> Any:
@@ -96,8 +166,9 @@ def decode_response(body: bytes, *, text: bool = False) -> Any:
         setattr(message, member, _optional_text(document, member, "the response"))
     _read_parameters(document, message.parameters, "the response")
     as_text = _text_in_request if text else _text_in_response
+    binary = _Binary(body, None)
     for number, item in enumerate(_objects(document, "outputs", "the response")):
-        _read_tensor(item, f"output {number}", message, RESPONSE, as_text)
+        _read_tensor(item, f"output {number}", message, RESPONSE, as_text, binary)
     return message
 
 
@@ -116,19 +187,33 @@ def encode_request(message: Any) -> bytes:
 
 
 def encode_response(message: Any) -> bytes:
-    """A `ModelInferResponse`, with raw or typed contents, as the body of a REST answer.
+    """A `ModelInferResponse`, with raw or typed contents, in JSON.
 
     BYTES whose `content_type` says text and that are not UTF-8 are written as base64, and it then says so.
     InvalidInput when contents do not fill their shapes.
     """
+    return encode_answer(message, NO_BINARY)[0]
+
+
+def encode_answer(message: Any, binary: BinaryOutputs) -> tuple[bytes, int | None]:
+    """The body of a REST answer as `encode_response` gives it, and how much of it is JSON; None when all of it is."""
     document: dict[str, Any] = {"model_name": message.model_name}
     if message.model_version:
         document["model_version"] = message.model_version
     if message.id:
         document["id"] = message.id
     _write_parameters(message, document)
-    document["outputs"] = [_tensor(item, raw, _text_in_response) for item, raw in _contents(message, RESPONSE)]
-    return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+    outputs: list[dict[str, Any]] = []
+    behind: list[bytes] = []
+    for item, raw in _contents(message, RESPONSE):
+        if item.name in binary:
+            outputs.append(_described_binary(item, raw))
+            behind.append(raw)
+        else:
+            outputs.append(_tensor(item, raw, _text_in_response))
+    document["outputs"] = outputs
+    written = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+    return (b"".join([written, *behind]), len(written)) if behind else (written, None)
 
 
 def encode_error(text: str) -> bytes:
@@ -244,13 +329,23 @@ def _quoted(value: object) -> str:
 # Reading: tensors.
 
 
-def _read_tensor(item: dict[str, Any], place: str, message: Any, kind: Kind, as_text: Callable[[object], bool]) -> None:
+def _read_tensor(
+    item: dict[str, Any], place: str, message: Any, kind: Kind, as_text: Callable[[object], bool], binary: _Binary
+) -> None:
     name = _name(item, place)
     place = f'tensor "{name}"'
     datatype = tensors.datatype(_member(item, "datatype", str, place), name)
     shape = _shape(item, name)
     tensor = getattr(message, kind.tensors).add(name=name, datatype=datatype.name, shape=shape)
     _read_parameters(item, tensor.parameters, place)
+    size = _taken_out(tensor.parameters, _BINARY_SIZE)
+    if size is not None:
+        if item.get("data") is not None:
+            raise InvalidInput(f'{place} has "data" and the parameter "{_BINARY_SIZE}"; one of them says where it is')
+        raw = binary.take(size, name)
+        tensors.check_raw(raw, datatype, shape, name)
+        getattr(message, kind.raw).append(raw)
+        return
     elements = _flatten(_member(item, "data", list, place), name)
     count = tensors.element_count(shape, name)
     if len(elements) != count:
@@ -392,6 +487,11 @@ def _tensor(item: Any, raw: bytes, as_text: Callable[[object], bool]) -> dict[st
         data = tensors.array_of(raw, datatype, (-1,))
     written = {"name": item.name, "shape": item.shape[:], "datatype": item.datatype, "data": data}
     return {**written, "parameters": parameters} if parameters else written
+
+
+def _described_binary(item: Any, raw: bytes) -> dict[str, Any]:
+    parameters = {**_parameters(item.parameters), _BINARY_SIZE: len(raw)}
+    return {"name": item.name, "shape": item.shape[:], "datatype": item.datatype, "parameters": parameters}
 
 
 def _bytes_data(elements: list[bytes], parameters: dict[str, Any], as_text: Callable[[object], bool]) -> list[str]:

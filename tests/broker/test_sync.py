@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import struct
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +59,44 @@ def test_a_model_answers_rest_and_grpc(product: Product) -> None:
     assert rest.output("OUTPUT0") == [2 * a for a in ROW], rest
     rpc, _ = grpc_infer(product.address, message("tfsimple1", INPUT0=ROW, INPUT1=ROW))
     assert values(rpc, "OUTPUT0") == [2 * a for a in ROW], rpc
+
+
+@pytest.mark.parametrize("target", ["models/tfsimple1", "pipelines/tfsimples"])
+def test_a_caller_gets_the_outputs_that_it_asks_for_and_is_told_of_those_that_are_not_there(
+    product: Product, target: str
+) -> None:
+    document = inputs(INPUT0=ROW, INPUT1=ROW)
+    every = infer(product.address, target, document).json["outputs"]
+    one = infer(product.address, target, {**document, "outputs": [{"name": "OUTPUT1"}]})
+    assert one.json["outputs"] == [output for output in every if output["name"] == "OUTPUT1"]
+    wrong = infer(product.address, target, {**document, "outputs": [{"name": "OUTPUT2"}]})
+    assert wrong.status == 400
+    assert wrong.json["error"] == 'the request asks for output "OUTPUT2"; the outputs are "OUTPUT0", "OUTPUT1"'
+
+
+def test_a_grpc_caller_gets_the_outputs_that_it_asks_for_in_their_order(product: Product) -> None:
+    request = message("tfsimples.pipeline", INPUT0=ROW, INPUT1=ROW)
+    for name in ("OUTPUT1", "OUTPUT0"):
+        request.outputs.add(name=name)
+    answer, _ = grpc_infer(product.address, request)
+    assert [output.name for output in answer.outputs] == ["OUTPUT1", "OUTPUT0"]
+    assert (values(answer, "OUTPUT0"), values(answer, "OUTPUT1")) == chain(ROW, ROW)
+
+
+def test_tensors_in_binary_pass_through_a_pipeline(product: Product) -> None:
+    raw = struct.pack("<16i", *ROW)
+    tensors = [
+        {"name": name, "shape": [1, 16], "datatype": "INT32", "parameters": {"binary_data_size": 64}}
+        for name in ("INPUT0", "INPUT1")
+    ]
+    head = json.dumps({"inputs": tensors, "parameters": {"binary_data_output": True}}).encode()
+    size = "inference-header-content-length"
+    answer = infer(product.address, "pipelines/tfsimples", head + raw + raw, [(size, str(len(head)))])
+    assert answer.status == 200, answer
+    length = int(answer.header(size) or 0)
+    names = [output["name"] for output in json.loads(answer.body[:length])["outputs"]]
+    assert names == ["OUTPUT0", "OUTPUT1"]
+    assert struct.unpack("<32i", answer.body[length:]) == (*chain(ROW, ROW)[0], *chain(ROW, ROW)[1])
 
 
 def test_a_pipeline_with_a_preprocessing_step_classifies_flowers(product: Product) -> None:

@@ -151,8 +151,9 @@ TOLD = {
 }
 
 
-async def test_tritonclient_by_http(authority: str) -> None:
-    script = SCRIPT.format(kind="http", as_json=", binary_data=False", as_dict="", comma="")
+@pytest.mark.parametrize("binary", [True, False])
+async def test_tritonclient_by_http(authority: str, *, binary: bool) -> None:
+    script = SCRIPT.format(kind="http", as_json=f", binary_data={binary}", as_dict="", comma="")
     assert await python(script, authority) == TOLD
 
 

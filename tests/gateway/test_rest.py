@@ -141,11 +141,27 @@ async def test_a_malformed_body_is_refused(served: Any, body: bytes) -> None:
         assert (await response.json())["error"]
 
 
-async def test_binary_tensors_are_refused_by_name(served: Any) -> None:
-    headers = {"Inference-Header-Content-Length": "2"}
-    async with served.session.post(served.url + ECHO, data=b"{}ab", headers=headers) as response:
+async def test_binary_tensors_are_taken_and_given_behind_the_json(served: Any, document: dict[str, Any]) -> None:
+    raw = np.array([[1, 2]], "<i4").tobytes()
+    tensor = {"name": "x", "datatype": "INT32", "shape": [1, 2], "parameters": {"binary_data_size": 8}}
+    head = json.dumps({**document, "inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
+    headers = {"Inference-Header-Content-Length": str(len(head))}
+    async with served.session.post(served.url + ECHO, data=head + raw, headers=headers) as response:
+        assert (response.status, response.content_type) == (200, "application/octet-stream")
+        length, body = int(response.headers["Inference-Header-Content-Length"]), await response.read()
+    assert body[length:] == raw
+    assert json.loads(body[:length])["outputs"] == [tensor]
+    _, sent, *_ = served.inference.calls[0]
+    assert not sent.parameters
+    assert not sent.inputs[0].parameters
+
+
+@pytest.mark.parametrize("length", ["", "x", "-1", "1e3", "9" * 400, "3", "\u0661"])
+async def test_a_json_of_an_unfit_length_is_refused(served: Any, length: str) -> None:
+    headers = {"Inference-Header-Content-Length": length}
+    async with served.session.post(served.url + ECHO, data=b"{}", headers=headers) as response:
         assert response.status == 400
-        assert "send them as JSON" in (await response.json())["error"]
+        assert "JSON" in (await response.json())["error"]
 
 
 @pytest.mark.parametrize(
@@ -253,7 +269,7 @@ async def test_a_packed_body_that_is_not_packed_is_malformed(served: Any, encodi
 
 async def test_health_metadata_and_readiness(served: Any) -> None:
     expected = {
-        "/v2": {"name": "millrace", "version": engine.__version__, "extensions": []},
+        "/v2": {"name": "millrace", "version": engine.__version__, "extensions": ["binary_tensor_data"]},
         "/v2/health/live": {"live": True},
         "/v2/health/ready": {"ready": True},
         "/v2/models/echo/ready": {"name": "echo", "ready": True},

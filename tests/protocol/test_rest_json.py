@@ -92,7 +92,7 @@ def test_a_request_is_read_with_all_that_it_has() -> None:
     expected.parameters["e"].string_param = "é"
     expected.inputs.add(name="x", shape=[2, 2], datatype="INT32").parameters["n"].int64_param = 1
     expected.inputs.add(name="y", shape=[1], datatype="BYTES")
-    expected.outputs.add(name="z").parameters["binary_data"].bool_param = False
+    expected.outputs.add(name="z")  # what says how the answer is to be written goes no further
     expected.outputs.add(name="w")
     expected.raw_input_contents.extend([np.arange(1, 5, dtype="<i4").tobytes(), b"\x02\0\0\0\xc3\xa9"])
     assert message == expected
@@ -521,3 +521,98 @@ def test_typed_and_raw_requests_are_written_alike(message: Any) -> None:
     raw = rest_json.encode_request(message)
     to_typed(message, REQUEST)
     assert rest_json.encode_request(message) == raw
+
+
+# Binary tensors behind the JSON.
+
+
+def binary_body(*tensors_: dict[str, Any], behind: bytes = b"", **members: Any) -> tuple[bytes, int]:
+    head = orjson.dumps({"inputs": list(tensors_), **members})
+    return head + behind, len(head)
+
+
+def described(name: str, datatype: str, shape: list[int], size: object, **members: Any) -> dict[str, Any]:
+    parameters = {"binary_data_size": size, "mine": 1}
+    return {"name": name, "datatype": datatype, "shape": shape, "parameters": parameters, **members}
+
+
+def test_binary_tensors_are_read_from_behind_the_json_in_their_order_beside_others() -> None:
+    numbers, texts = np.arange(4, dtype="<f8").tobytes(), b"\x02\0\0\0ab\0\0\0\0"
+    plain = {"name": "p", "datatype": "INT8", "shape": [1], "data": [7]}
+    tensors_ = (described("x", "FP64", [2, 2], 32), plain, described("y", "BYTES", [2], 10))
+    message, binary = rest_json.decode_call(*binary_body(*tensors_, behind=numbers + texts))
+    assert message.raw_input_contents[:] == [numbers, b"\x07", texts]
+    assert [sorted(tensor.parameters) for tensor in message.inputs] == [["mine"], [], ["mine"]]
+    assert "z" not in binary
+
+
+def test_a_binary_tensor_may_be_empty() -> None:
+    message, _ = rest_json.decode_call(*binary_body(described("x", "FP32", [0, 3], 0)))
+    assert message.raw_input_contents[:] == [b""]
+
+
+@pytest.mark.parametrize(
+    ("tensor", "behind", "text"),
+    [
+        (described("x", "INT32", [1], 8), b"\0" * 4, '"x" has 8 as parameter "binary_data_size"; 4 bytes are left'),
+        (described("x", "INT32", [1], -1), b"\0" * 4, '"x" has -1'),
+        (described("x", "INT32", [1], True), b"\0" * 4, '"x" has true'),
+        (described("x", "INT32", [1], "4"), b"\0" * 4, '"x" has "4"'),
+        (described("x", "INT32", [2], 4), b"\0" * 4, '"x" has 4 bytes of raw contents; INT32 [2] takes 8'),
+        (described("x", "BYTES", [1], 5), b"\xff\0\0\0a", "end inside element 0"),
+        (described("x", "INT32", [1], 4), b"\0" * 6, "2 bytes behind the JSON belong to no tensor"),
+        (described("x", "INT32", [1], 4, data=[1]), b"\0" * 4, "one of them says where it is"),
+        (described("x", "INT32", [1 << 40], 4), b"\0" * 4, '"x" has'),
+    ],
+)
+def test_binary_tensors_that_do_not_add_up_are_refused_by_name(
+    tensor: dict[str, Any], behind: bytes, text: str
+) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        rest_json.decode_call(*binary_body(tensor, behind=behind))
+    assert text in caught.value.text
+
+
+@pytest.mark.parametrize("length", [-1, 1000])
+def test_a_json_that_is_said_to_be_longer_than_its_body_is_refused(length: int) -> None:
+    with pytest.raises(InvalidInput, match="the JSON is said to be"):
+        rest_json.decode_call(b"{}", length)
+
+
+@pytest.mark.parametrize(
+    ("members", "in_binary"),
+    [
+        ({}, {"a": False, "b": False}),
+        ({"parameters": {"binary_data_output": True}}, {"a": True, "b": True}),
+        ({"outputs": [{"name": "a", "parameters": {"binary_data": True}}]}, {"a": True, "b": False}),
+        (
+            {
+                "parameters": {"binary_data_output": True},
+                "outputs": [{"name": "a", "parameters": {"binary_data": False}}, {"name": "b"}],
+            },
+            {"a": False, "b": True},
+        ),
+    ],
+)
+def test_outputs_are_in_binary_where_the_request_asks_for_it(
+    members: dict[str, Any], in_binary: dict[str, bool]
+) -> None:
+    plain = {"name": "p", "datatype": "INT8", "shape": [1], "data": [7]}
+    message, binary = rest_json.decode_call(*binary_body(plain, **members))
+    assert {name: name in binary for name in in_binary} == in_binary
+    assert not message.parameters
+    assert not any(output.parameters for output in message.outputs)
+    answer = ModelInferResponse(model_name="m")
+    for name in in_binary:
+        answer.outputs.add(name=name, datatype="INT16", shape=[1])
+        answer.raw_output_contents.append(b"\x01\0")
+    body, length = rest_json.encode_answer(answer, binary)
+    count = sum(in_binary.values())
+    assert (length is None) == (count == 0)
+    head, behind = (body, b"") if length is None else (body[:length], body[length:])
+    assert behind == b"\x01\0" * count
+    for output in orjson.loads(head)["outputs"]:
+        if in_binary[output["name"]]:
+            assert (output["parameters"], "data" in output) == ({"binary_data_size": 2}, False)
+        else:
+            assert output["data"] == [1]
