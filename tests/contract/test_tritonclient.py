@@ -100,6 +100,7 @@ async def python(script: str, *arguments: str) -> Any:
 
 SCRIPT = """
     import json, sys
+    import ml_dtypes
     import numpy as np
     import tritonclient.{kind} as triton
     from tritonclient.utils import InferenceServerException
@@ -110,9 +111,15 @@ SCRIPT = """
         version=client.is_model_ready("echo", "1"),
     )
     arrays = dict(
-        INT32=np.array([[1, -2]], np.int32), FP32=np.array([[0.5, 1.5]], np.float32),
-        BYTES=np.array([["a", "\\u00e9\\u20ac"]], object),
+        BOOL=np.array([[True, False]]), BYTES=np.array([["a", "\\u00e9\\u20ac"]], object),
+        FP32=np.array([[0.5, 1.5]], np.float32), FP64=np.array([[0.1, -1e300]], np.float64),
+        FP16=np.array([[0.5, 1.5]], np.float16), BF16=np.array([[0.5, 1.5]], ml_dtypes.bfloat16),
     )
+    for bits in (8, 16, 32, 64):
+        arrays[f"INT{{bits}}"] = np.array([[2 ** (bits - 1) - 1, -(2 ** (bits - 1))]], f"int{{bits}}")
+        arrays[f"UINT{{bits}}"] = np.array([[2**bits - 1, 0]], f"uint{{bits}}")
+    for unsaid in {left_out}:
+        del arrays[unsaid]
     for datatype, array in arrays.items():
         tensor = triton.InferInput("x", array.shape, datatype)
         tensor.set_data_from_numpy(array{as_json})
@@ -136,14 +143,24 @@ SCRIPT = """
     client.close()
     print(json.dumps(told))
 """
+# What Triton's client does not write in JSON.
+ONLY_BINARY = ("FP16", "BF16")
+
+ARRAYS: dict[str, list[Any]] = {
+    "BOOL": [True, False],
+    "BYTES": ["a", "é€"],
+    "FP32": [0.5, 1.5],
+    "FP64": [0.1, -1e300],
+    "FP16": [0.5, 1.5],
+    "BF16": [0.5, 1.5],
+    **{f"INT{bits}": [2 ** (bits - 1) - 1, -(2 ** (bits - 1))] for bits in (8, 16, 32, 64)},
+    **{f"UINT{bits}": [2**bits - 1, 0] for bits in (8, 16, 32, 64)},
+}
 TOLD = {
     "live": True,
     "ready": True,
     "model": True,
     "version": True,
-    "INT32": [1, -2],
-    "FP32": [0.5, 1.5],
-    "BYTES": ["a", "é€"],
     "error": 'no model "none"',
     "server": "millrace",
     "platform": "echo",
@@ -153,13 +170,15 @@ TOLD = {
 
 @pytest.mark.parametrize("binary", [True, False])
 async def test_tritonclient_by_http(authority: str, *, binary: bool) -> None:
-    script = SCRIPT.format(kind="http", as_json=f", binary_data={binary}", as_dict="", comma="")
-    assert await python(script, authority) == TOLD
+    left_out = () if binary else ONLY_BINARY
+    script = SCRIPT.format(kind="http", as_json=f", binary_data={binary}", as_dict="", comma="", left_out=left_out)
+    told = {name: numbers for name, numbers in ARRAYS.items() if name not in left_out}
+    assert await python(script, authority) == {**TOLD, **told}
 
 
 async def test_tritonclient_by_grpc(authority: str) -> None:
-    script = SCRIPT.format(kind="grpc", as_json="", as_dict="as_json=True", comma=", ")
-    assert await python(script, authority) == TOLD
+    script = SCRIPT.format(kind="grpc", as_json="", as_dict="as_json=True", comma=", ", left_out=())
+    assert await python(script, authority) == {**TOLD, **ARRAYS}
 
 
 class TestGrpcurl:
