@@ -12,7 +12,9 @@ from engine.errors import RuntimeUnavailable
 from engine.resources import nearest
 from engine.runtimes import mlserver, python
 from engine.runtimes.inprocess import DEFAULT_THREADS, InProcessRuntime
-from engine.runtimes.remote import RemoteRuntime
+from engine.runtimes.remote import SCHEMES, RemoteRuntime, Server
+from engine.runtimes.remote_grpc import GrpcTransport
+from engine.runtimes.remote_rest import RestTransport
 
 if TYPE_CHECKING:
     from engine.resources import Model, Problem
@@ -50,8 +52,8 @@ def make(model: Model, folder: Path, *, max_message_bytes: int, allow_pickle: bo
     Raises RuntimeUnavailable when what it needs is not at hand.
     """
     parameters = dict(model.parameters)
-    if _scheme(model) in ("grpc", "grpcs"):
-        return RemoteRuntime(model.name, model.storage_uri, max_message_bytes=max_message_bytes)
+    if _scheme(model) in SCHEMES:
+        return connect(model.name, model.storage_uri, max_message_bytes=max_message_bytes)
     if model.storage_uri.startswith("python:"):
         function = partial(python.load, model.name, model.storage_uri, folder)
     else:
@@ -63,6 +65,15 @@ def make(model: Model, folder: Path, *, max_message_bytes: int, allow_pickle: bo
     return InProcessRuntime(model.name, function, max_rows=int(rows) if rows else None, threads=threads)
 
 
+def connect(name: str, uri: str, *, max_message_bytes: int) -> RemoteRuntime:
+    """The runtime of a server's model. RuntimeUnavailable when the URI names no server."""
+    server = Server.parse(name, uri)
+    if server is None:
+        raise RuntimeUnavailable(name, f'"{uri}" is not of the form grpc://HOST:PORT[/NAME] or http://HOST:PORT[/NAME]')
+    transport = GrpcTransport if server.scheme.startswith("grpc") else RestTransport
+    return RemoteRuntime(server, transport(server, max_message_bytes=max_message_bytes))
+
+
 def _scheme(model: Model) -> str:
     scheme, colon, _ = model.storage_uri.partition(":")
     return scheme if colon else ""
@@ -71,26 +82,28 @@ def _scheme(model: Model) -> str:
 def _check_uri(model: Model) -> list[Problem]:
     refuse = model.document.problem
     scheme, place = _scheme(model), ("spec", "storageUri")
-    if scheme in ("grpc", "grpcs"):
-        try:
-            parts = urlsplit(model.storage_uri)
-            whole = bool(parts.hostname and parts.port)
-        except ValueError:
-            whole = False
-        return (
-            []
-            if whole
-            else [refuse(place, f'"{model.storage_uri}" is no server address', "write grpc://HOST:PORT/NAME")]
-        )
+    if scheme in SCHEMES:
+        return _check_server(model)
     if scheme == "python":
         module, _, attribute = model.storage_uri.removeprefix("python:").partition(":")
         if all(part.isidentifier() for part in (*module.split("."), attribute)):
             return []
         return [refuse(place, f'"{model.storage_uri}" names no callable', "write python:PACKAGE.MODULE:ATTRIBUTE")]
     if scheme not in ("", "file"):
-        hint = "supported are grpc://, grpcs://, python:, file:// and paths"
+        hint = "supported are grpc://, grpcs://, http://, https://, python:, file:// and paths"
         return [refuse(place, f'"{model.storage_uri}": {scheme}: addresses are not supported yet', hint)]
     return _check_requirements(model)
+
+
+def _check_server(model: Model) -> list[Problem]:
+    scheme, place = _scheme(model), ("spec", "storageUri")
+    if scheme in ("http", "https") and model.requirements:
+        text = f'"{model.storage_uri}": artefacts from the network are not supported yet'
+        return [model.document.problem(place, text, "without requirements it is the address of a V2 server")]
+    if Server.parse(model.name, model.storage_uri) is None:
+        text = f'"{model.storage_uri}" is no server address'
+        return [model.document.problem(place, text, f"write {scheme}://HOST:PORT/NAME")]
+    return []
 
 
 def _check_requirements(model: Model) -> list[Problem]:

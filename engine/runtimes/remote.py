@@ -1,28 +1,18 @@
-"""A model behind a remote V2 server, over gRPC: `grpc://HOST:PORT[/NAME]`, `grpcs://…`.
+"""A model behind a remote V2 server: `grpc://HOST:PORT[/NAME]`, `grpcs://…`, `http://…`, `https://…`.
 
-Requests leave as spliced bytes and answers are decoded in columns, so no message is built for either. Each row is a
-call of its own with its caller's X- headers and deadline; answers go on as they come.
+Answers are decoded in columns, so no message is built for them, and over gRPC none for requests. Each row is a call of
+its own with its caller's X- headers and deadline; answers go on as they come.
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, Self
+from urllib.parse import unquote, urlsplit
 
-import grpc
-import grpc.aio
-
-from engine.errors import InvalidInput, ModelFailed, RequestError, RuntimeUnavailable, TimedOut, Unreachable
+from engine.errors import ModelFailed, RequestError, TimedOut, Unreachable
 from engine.protocol import columns as col
-from engine.protocol.messages import (
-    SERVICE,
-    ModelMetadataRequest,
-    ModelMetadataResponse,
-    ModelReadyRequest,
-    ModelReadyResponse,
-)
 from engine.runtimes.contract import Part
 
 if TYPE_CHECKING:
@@ -40,81 +30,96 @@ RETRY_WAITS = (0.05, 0.2, 0.8)
 # What a server must answer a readiness question in before it counts as not ready.
 READY_TIMEOUT = 2.0
 
-_ERRORS: dict[grpc.StatusCode, type[RequestError]] = {
-    grpc.StatusCode.INVALID_ARGUMENT: InvalidInput,
-    grpc.StatusCode.DEADLINE_EXCEEDED: TimedOut,
-    grpc.StatusCode.UNAVAILABLE: Unreachable,
-}
+SCHEMES = ("grpc", "grpcs", "http", "https")
 
 
-class RemoteRuntime:
-    """A model of a V2 server that is reached over gRPC."""
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Where a model is: `name` is ours, `model` the server's name for it."""
 
-    def __init__(self, name: str, uri: str, *, max_message_bytes: int) -> None:
+    name: str
+    scheme: str
+    address: str
+    model: str
+
+    @classmethod
+    def parse(cls, name: str, uri: str) -> Self | None:
+        """The server of an URI; None when it names none."""
         try:
             parts = urlsplit(uri)
             host, port = parts.hostname, parts.port
         except ValueError:
-            host, port = None, None
-        if not host or not port:
-            raise RuntimeUnavailable(name, f'"{uri}" is not of the form grpc://HOST:PORT[/NAME]')
-        self.name, self.uri = name, uri
-        self.remote_name = parts.path.strip("/") or name
-        self._address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        self._secure = parts.scheme == "grpcs"
-        self._max_message_bytes = max_message_bytes
-        self._channel: Any = None
-        self._calls = asyncio.Semaphore(MAX_CALLS)
+            return None
+        if not host or not port or parts.scheme not in SCHEMES:
+            return None
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        return cls(name, parts.scheme, address, unquote(parts.path.strip("/")) or name)
 
-    async def load(self) -> None:
-        """Open the channel; whether the server answers is for `ready` to say."""
-        options = [
-            ("grpc.max_receive_message_length", self._max_message_bytes),
-            ("grpc.max_send_message_length", self._max_message_bytes),
-            ("grpc.keepalive_time_ms", 30_000),
-            # The default back-off grows to two minutes; a model server that is back should be used at once.
-            ("grpc.initial_reconnect_backoff_ms", 100),
-            ("grpc.max_reconnect_backoff_ms", 2_000),
-        ]
-        if self._secure:
-            self._channel = grpc.aio.secure_channel(self._address, grpc.ssl_channel_credentials(), options)
-        else:
-            self._channel = grpc.aio.insecure_channel(self._address, options)
-        self._infer = self._channel.unary_unary(f"/{SERVICE}/ModelInfer")
+    @property
+    def secure(self) -> bool:
+        """Whether it is reached by TLS."""
+        return self.scheme in ("grpcs", "https")
 
-    async def unload(self) -> None:
-        """Close the channel; calls that are out are cancelled."""
-        if self._channel is not None:
-            await self._channel.close()
+    def out_of_reach(self, details: str) -> Unreachable:
+        """The error of a call that did not come through."""
+        return Unreachable(f'the server of model "{self.name}" at {self.address} is out of reach: {details}')
+
+    def late(self) -> TimedOut:
+        """The error of a call that took too long."""
+        return TimedOut(f'model "{self.name}" at {self.address} gave no answer in time')
+
+
+class Closed(Exception):
+    """The transport was closed while a call was out, or before it."""
+
+
+class Transport(Protocol):
+    """How a server is reached. Failures are RequestErrors; Unreachable ones are worth another try."""
+
+    async def open(self) -> None:
+        """Get ready to call."""
+
+    async def close(self) -> None:
+        """End; calls that are out raise Closed."""
 
     async def ready(self) -> bool:
         """Whether the server answers that the model is ready."""
-        ask = self._channel.unary_unary(
-            f"/{SERVICE}/ModelReady", ModelReadyRequest.SerializeToString, ModelReadyResponse.FromString
-        )
-        try:
-            answer = await ask(ModelReadyRequest(name=self.remote_name), timeout=READY_TIMEOUT)
-        except grpc.aio.AioRpcError:
-            return False
-        return bool(answer.ready)
+
+    async def metadata(self) -> Any:
+        """The model's `ModelMetadataResponse`."""
+
+    async def infer(self, value: bytes, headers: HeaderPairs, timeout: float) -> tuple[bytes, Headers]:
+        """A serialised request's serialised answer, and the answer's X- headers."""
+
+
+class RemoteRuntime:
+    """A model of a V2 server."""
+
+    def __init__(self, server: Server, transport: Transport) -> None:
+        self._server, self._transport = server, transport
+        self._calls = asyncio.Semaphore(MAX_CALLS)
+
+    async def load(self) -> None:
+        """Get ready to call; whether the server answers is for `ready` to say."""
+        await self._transport.open()
+
+    async def unload(self) -> None:
+        """Close all connections; calls that are out end with an error."""
+        await self._transport.close()
+
+    async def ready(self) -> bool:
+        """Whether the server answers that the model is ready."""
+        return await self._transport.ready()
 
     async def metadata(self) -> Any:
         """The server's own metadata of the model, under our name for it."""
-        ask = self._channel.unary_unary(
-            f"/{SERVICE}/ModelMetadata",
-            ModelMetadataRequest.SerializeToString,
-            ModelMetadataResponse.FromString,
-        )
-        try:
-            answer = await ask(ModelMetadataRequest(name=self.remote_name), timeout=READY_TIMEOUT)
-        except grpc.aio.AioRpcError as error:
-            raise self._error(error) from None
-        answer.name = self.name
+        answer = await self._transport.metadata()
+        answer.name = self._server.name
         return answer
 
     async def infer(self, columns: Columns, headers: Sequence[HeaderPairs], timeout: float) -> AsyncIterator[Part]:
         """One call for each row; rows whose answers come together go on together."""
-        values = col.encode(columns, col.REQUEST, self.remote_name)
+        values = col.encode(columns, col.REQUEST, self._server.model)
         pending = {
             asyncio.ensure_future(self._call(row, value, headers[row], timeout)) for row, value in enumerate(values)
         }
@@ -132,7 +137,9 @@ class RemoteRuntime:
         good = [(row, outcome, added) for row, outcome, added in answers if not isinstance(outcome, RequestError)]
         groups, refused = col.decode([value for _, value, _ in good], col.RESPONSE)
         for index, error in refused:
-            parts.append(Part([good[index][0]], ModelFailed(f'model "{self.name}" answered badly: {error.text}')))
+            parts.append(
+                Part([good[index][0]], ModelFailed(f'model "{self._server.name}" answered badly: {error.text}'))
+            )
         for indices, found in groups:
             rows = [good[index][0] for index in indices]
             added = [good[index][2] for index in indices]
@@ -143,62 +150,29 @@ class RemoteRuntime:
 
     async def _call(self, row: int, value: bytes, headers: HeaderPairs, timeout: float) -> _Answer:
         clock = asyncio.get_running_loop().time
-        metadata, deadline = _metadata(headers), clock() + timeout
+        deadline = clock() + timeout
         for wait in (*RETRY_WAITS, None):
             try:
                 async with self._calls:
                     # Waiting for a turn takes from the row's time.
-                    call = self._infer(value, timeout=max(deadline - clock(), 0.001), metadata=metadata)
-                    answer = await call
-                    return row, answer, await _added(call, headers)
-            except grpc.aio.AioRpcError as error:
-                if error.code() is not grpc.StatusCode.UNAVAILABLE or wait is None or deadline - clock() < wait:
-                    return row, self._error(error), ()
+                    answer, added = await self._transport.infer(value, headers, max(deadline - clock(), 0.001))
+            except Unreachable as error:
+                if wait is None or deadline - clock() < wait:
+                    return row, error, ()
                 await asyncio.sleep(wait)
-            except (asyncio.CancelledError, grpc.aio.UsageError):
-                task = asyncio.current_task()
-                if task is not None and task.cancelling():
-                    raise
-                return row, Unreachable(f'model "{self.name}" was unloaded while it was called'), ()
+            except RequestError as error:
+                return row, error, ()
+            except Closed:
+                return row, Unreachable(f'model "{self._server.name}" was unloaded while it was called'), ()
+            else:
+                return row, answer, _new(added, headers)
         raise AssertionError("the last try returns")
-
-    def _error(self, error: Any) -> RequestError:
-        code, details = error.code(), error.details()
-        if code is grpc.StatusCode.UNAVAILABLE:
-            return Unreachable(f'the server of model "{self.name}" at {self._address} is out of reach: {details}')
-        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-            return TimedOut(f'model "{self.name}" at {self._address} gave no answer in time')
-        return _ERRORS.get(code, ModelFailed)(details or code.name)
 
 
 _Answer = tuple[int, "bytes | RequestError", "Headers"]
 
 
-async def _added(call: Any, sent: HeaderPairs) -> Headers:
+def _new(added: Headers, sent: HeaderPairs) -> Headers:
     """The X- headers that the server's answer has and the request had not."""
     known = {name.lower() for name, _ in sent}
-    pairs = [*(await call.initial_metadata() or ()), *(await call.trailing_metadata() or ())]
-    return tuple(
-        (name, text.encode() if isinstance(text, str) else bytes(text))
-        for name, text in pairs
-        if name.startswith("x-") and name not in known
-    )
-
-
-# What gRPC can carry: lower-case names, and values of printable ASCII unless the name says that they are binary.
-_NAME = re.compile("x-[0-9a-z_.-]+")
-_PRINTABLE = re.compile(b"[ -~]*")
-
-
-def _metadata(headers: HeaderPairs) -> tuple[tuple[str, str | bytes], ...]:
-    """A request's X- headers as far as gRPC can carry them; one that it cannot must not fail the call."""
-    found: list[tuple[str, str | bytes]] = []
-    for written, value in headers:
-        name = written.lower()
-        if value is None or not _NAME.fullmatch(name):
-            continue
-        if name.endswith("-bin"):
-            found.append((name, value))
-        elif _PRINTABLE.fullmatch(value):
-            found.append((name, value.decode("ascii")))
-    return tuple(found)
+    return tuple(pair for pair in added if pair[0] not in known)

@@ -31,8 +31,8 @@ ALLOWED = {
     "aiokafka": ("engine/kafka/*", "engine/inspect.py", "engine/redrive.py"),
     "faust": ("engine/kafka/*", "engine/inspect.py", "engine/redrive.py"),
     "mode": ("engine/kafka/*", "engine/inspect.py", "engine/redrive.py"),
-    "grpc": ("engine/gateway/*", "engine/runtimes/remote.py", "engine/cli*"),
-    "aiohttp": ("engine/gateway/*", "engine/runtimes/remote.py", "engine/cli*"),
+    "grpc": ("engine/gateway/*", "engine/runtimes/remote_grpc.py", "engine/cli*"),
+    "aiohttp": ("engine/gateway/*", "engine/runtimes/remote_rest.py", "engine/cli*"),
     "click": ("engine/cli*",),
     "rich": ("engine/cli*",),
 }

@@ -1,4 +1,4 @@
-"""A real MLServer as the remote model: our gRPC runtime calls it as it would call any V2 server."""
+"""A real MLServer as the remote model, over gRPC and REST: our runtime calls it as it would call any V2 server."""
 
 import asyncio
 import json
@@ -16,6 +16,7 @@ import pytest
 from engine.errors import InvalidInput, ModelFailed
 from engine.protocol import columns as col
 from engine.protocol.columns import Columns, TensorSpec
+from engine.runtimes.choice import connect
 from engine.runtimes.remote import RemoteRuntime
 
 START_SECONDS = 60
@@ -23,7 +24,7 @@ FLOWERS = np.array([[[5.1, 3.5, 1.4, 0.2]], [[6.7, 3.0, 5.2, 2.3]]], dtype=np.fl
 
 
 @pytest.fixture(scope="module")
-def mlserver_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+def mlserver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """MLServer with a scikit-learn classifier called `iris`, in a process of its own."""
     folder = tmp_path_factory.mktemp("mlserver")
     train(folder / "model.joblib")
@@ -41,11 +42,19 @@ def mlserver_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     command = [str(Path(sys.executable).with_name("mlserver")), "start", str(folder)]
     with log.open("wb") as out, subprocess.Popen(command, stdout=out, stderr=out, cwd=folder) as process:
         try:
-            asyncio.run(serves(ports[1], process, log))
-            yield ports[1]
+            uris = {"http": f"http://127.0.0.1:{ports[0]}/iris", "grpc": f"grpc://127.0.0.1:{ports[1]}/iris"}
+            for uri in uris.values():
+                asyncio.run(serves(uri, process, log))
+            yield uris
         finally:
             os.kill(process.pid, signal.SIGTERM)
             process.wait(30)
+
+
+@pytest.fixture(params=["grpc", "http"])
+def uri(mlserver: dict[str, str], request: pytest.FixtureRequest) -> str:
+    """The address of its model."""
+    return mlserver[request.param]
 
 
 def train(artefact: Path) -> None:
@@ -65,8 +74,8 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-async def serves(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    runtime = await open_runtime(port)
+async def serves(uri: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    runtime = await open_runtime(uri)
     try:
         async with asyncio.timeout(START_SECONDS):
             while not await runtime.ready():
@@ -76,8 +85,8 @@ async def serves(port: int, process: subprocess.Popen[bytes], log: Path) -> None
         await runtime.unload()
 
 
-async def open_runtime(port: int) -> RemoteRuntime:
-    runtime = RemoteRuntime("flowers", f"grpc://127.0.0.1:{port}/iris", max_message_bytes=1 << 24)
+async def open_runtime(uri: str) -> RemoteRuntime:
+    runtime = connect("flowers", uri, max_message_bytes=1 << 24)
     await runtime.load()
     return runtime
 
@@ -86,8 +95,8 @@ def request(cells: np.ndarray, shape: tuple[int, ...]) -> Columns:
     return Columns([b"\x1a\x01a", b"\x1a\x01b"], (TensorSpec("predict", "FP32", shape),), (cells,))
 
 
-async def test_it_answers_through_the_grpc_runtime_and_ids_are_kept(mlserver_port: int) -> None:
-    runtime = await open_runtime(mlserver_port)
+async def test_it_answers_through_the_runtime_and_ids_are_kept(uri: str) -> None:
+    runtime = await open_runtime(uri)
     try:
         answers = {}
         async for part in runtime.infer(request(FLOWERS, (1, 4)), [(("x-foo", b"bar"),)] * 2, 10):
@@ -100,8 +109,8 @@ async def test_it_answers_through_the_grpc_runtime_and_ids_are_kept(mlserver_por
     assert answers == {0: ("a", 0), 1: ("b", 2)}
 
 
-async def test_its_metadata_comes_under_our_name(mlserver_port: int) -> None:
-    runtime = await open_runtime(mlserver_port)
+async def test_its_metadata_comes_under_our_name(uri: str) -> None:
+    runtime = await open_runtime(uri)
     try:
         metadata = await runtime.metadata()
     finally:
@@ -109,8 +118,8 @@ async def test_its_metadata_comes_under_our_name(mlserver_port: int) -> None:
     assert metadata.name == "flowers"
 
 
-async def test_its_refusal_is_the_requests_error_and_not_a_hang(mlserver_port: int) -> None:
-    runtime = await open_runtime(mlserver_port)
+async def test_its_refusal_is_the_requests_error_and_not_a_hang(uri: str) -> None:
+    runtime = await open_runtime(uri)
     wrong = np.zeros((2, 1, 3), dtype=np.float32)
     try:
         outcomes = [part.outcome async for part in runtime.infer(request(wrong, (1, 3)), [(), ()], 10)]

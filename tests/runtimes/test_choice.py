@@ -9,6 +9,8 @@ from engine.resources import Model, documents, parse
 from engine.runtimes import choice
 from engine.runtimes.inprocess import InProcessRuntime
 from engine.runtimes.remote import RemoteRuntime
+from engine.runtimes.remote_grpc import GrpcTransport
+from engine.runtimes.remote_rest import RestTransport
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,11 +47,14 @@ def test_an_artefact_with_a_requirement_has_no_problem(uri: str) -> None:
     assert refusals(uri, "  requirements: [other, sklearn]\n") == []
 
 
-@pytest.mark.parametrize("uri", ["grpc://h", "grpc://h:x", "grpc://:80", "'grpc://[::1'", "grpc://h:0", "grpcs:h"])
+@pytest.mark.parametrize(
+    "uri", ["grpc://h", "grpc://h:x", "grpc://:80", "'grpc://[::1'", "grpc://h:0", "grpcs:h", "http://h/m", "https://h"]
+)
 def test_an_address_that_is_none_is_refused(uri: str) -> None:
     bare = uri.strip("'")
     [refusal] = refusals(uri)
-    assert refusal.split(": ", 1)[1] == f'"{bare}" is no server address (write grpc://HOST:PORT/NAME)'
+    hint = f"write {bare.partition(':')[0]}://HOST:PORT/NAME"
+    assert refusal.split(": ", 1)[1] == f'"{bare}" is no server address ({hint})'
 
 
 @pytest.mark.parametrize("uri", ["python:module", "python:a:b:c", "python::f", "python:a..b:f", "python:a:b.c"])
@@ -57,12 +62,21 @@ def test_a_callable_that_is_none_is_refused(uri: str) -> None:
     assert refusals(uri) == [f'1:15: "{uri}" names no callable (write python:PACKAGE.MODULE:ATTRIBUTE)']
 
 
-@pytest.mark.parametrize("scheme", ["http", "s3", "gs"])
+def test_an_artefact_from_the_network_is_not_supported_yet() -> None:
+    assert refusals("https://h/model.zip", "  requirements: [sklearn]\n") == [
+        (
+            '1:15: "https://h/model.zip": artefacts from the network are not supported yet '
+            "(without requirements it is the address of a V2 server)"
+        )
+    ]
+
+
+@pytest.mark.parametrize("scheme", ["s3", "gs"])
 def test_an_address_that_nothing_here_opens_is_refused(scheme: str) -> None:
     assert refusals(f"{scheme}://a/b") == [
         (
             f'1:15: "{scheme}://a/b": {scheme}: addresses are not supported yet '
-            "(supported are grpc://, grpcs://, python:, file:// and paths)"
+            "(supported are grpc://, grpcs://, http://, https://, python:, file:// and paths)"
         )
     ]
 
@@ -106,10 +120,14 @@ def make(folder: Path, found: Model, **given: Any) -> Any:
     return choice.make(found, folder, **{"max_message_bytes": 1 << 20, "allow_pickle": False, "trusted": True, **given})
 
 
-def test_a_server_is_reached_by_a_remote_runtime(tmp_path: Path) -> None:
-    made = make(tmp_path, model("grpc://h:80/other"))
+@pytest.mark.parametrize(
+    ("scheme", "transport"),
+    [("grpc", GrpcTransport), ("grpcs", GrpcTransport), ("http", RestTransport), ("https", RestTransport)],
+)
+def test_a_server_is_reached_by_a_remote_runtime(tmp_path: Path, scheme: str, transport: type) -> None:
+    made = make(tmp_path, model(f"{scheme}://h:80/other"))
     assert isinstance(made, RemoteRuntime)
-    assert (made.name, made.remote_name) == ("iris", "other")
+    assert (made._server.name, made._server.model, type(made._transport)) == ("iris", "other", transport)
 
 
 def test_a_callable_runs_in_this_process_with_its_parameters(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -12,9 +11,9 @@ import grpc
 import grpc.aio
 import numpy as np
 import pytest
+from asking import ask, columns, free_port, outcomes
 
 from engine.errors import InvalidInput, ModelFailed, RequestError, RuntimeUnavailable, TimedOut, Unreachable
-from engine.protocol.columns import Columns, TensorSpec
 from engine.protocol.messages import (
     SERVICE,
     ModelInferRequest,
@@ -25,13 +24,12 @@ from engine.protocol.messages import (
     ModelReadyResponse,
 )
 from engine.runtimes import remote
-from engine.runtimes.remote import RemoteRuntime
+from engine.runtimes.choice import connect
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from engine.protocol.record import HeaderPairs
-    from engine.runtimes.contract import Part
+    from engine.runtimes.remote import RemoteRuntime
 
 Handler = "Callable[[Any, Any], Awaitable[bytes]]"
 
@@ -88,50 +86,13 @@ async def serving(
 ) -> AsyncIterator[tuple[Server, RemoteRuntime]]:
     server = Server(infer)
     await server.start()
-    runtime = RemoteRuntime("m", f"grpc://127.0.0.1:{server.port}/{name}", max_message_bytes=1 << 20)
+    runtime = connect("m", f"grpc://127.0.0.1:{server.port}/{name}", max_message_bytes=1 << 20)
     await runtime.load()
     try:
         yield server, runtime
     finally:
         await runtime.unload()
         await server.stop()
-
-
-def columns(*rows: int) -> Columns:
-    return Columns(
-        [b"\x1a\x01%d" % row for row in rows], (TensorSpec("x", "INT64", (1,)),), (np.array([rows], "<i8").T,)
-    )
-
-
-async def ask(
-    runtime: RemoteRuntime, asked: Columns, *headers: HeaderPairs, timeout: float = 5.0
-) -> list[tuple[Any, HeaderPairs]]:
-    """For each row its number or error, and the headers that came with it."""
-    found: dict[int, tuple[Any, HeaderPairs]] = {}
-    async for part in runtime.infer(asked, headers or [()] * len(asked), timeout):
-        for place, row in enumerate(part.rows):
-            assert row not in found
-            found[row] = (_outcome(part, place, asked.ids[row]), part.headers[place] if part.headers else ())
-    assert sorted(found) == list(range(len(asked)))
-    return [found[row] for row in range(len(asked))]
-
-
-def _outcome(part: Part, place: int, row_id: bytes) -> Any:
-    if isinstance(part.outcome, RequestError):
-        return part.outcome
-    assert part.outcome.ids[place] == row_id
-    return int(part.outcome.array(0, place)[0])
-
-
-def outcomes(found: Sequence[tuple[Any, HeaderPairs]]) -> list[Any]:
-    return [outcome for outcome, _ in found]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 async def plus_one(request: Any, _context: Any) -> bytes:
@@ -236,7 +197,7 @@ async def test_a_wait_that_the_deadline_does_not_allow_is_not_begun(monkeypatch:
 
 
 async def test_a_server_that_was_never_there_is_unreachable_at_once() -> None:
-    runtime = RemoteRuntime("m", f"grpc://127.0.0.1:{free_port()}", max_message_bytes=1 << 20)
+    runtime = connect("m", f"grpc://127.0.0.1:{free_port()}", max_message_bytes=1 << 20)
     await runtime.load()
     began = time.monotonic()
     found = outcomes(await ask(runtime, columns(1, 2), timeout=30))
@@ -385,8 +346,8 @@ async def test_metadata_that_the_server_has_not_is_an_error() -> None:
 @pytest.mark.parametrize("uri", ["grpc://host", "grpc://host:x", "grpc://[::1", "grpc://:80", "grpc://h:99999"])
 def test_an_address_that_is_none_is_refused(uri: str) -> None:
     with pytest.raises(RuntimeUnavailable, match="is not of the form grpc://HOST:PORT"):
-        RemoteRuntime("m", uri, max_message_bytes=1)
+        connect("m", uri, max_message_bytes=1)
 
 
 def test_an_ipv6_address_keeps_its_brackets() -> None:
-    assert RemoteRuntime("m", "grpc://[::1]:80", max_message_bytes=1)._address == "[::1]:80"
+    assert connect("m", "grpc://[::1]:80", max_message_bytes=1)._server.address == "[::1]:80"

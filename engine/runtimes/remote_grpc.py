@@ -1,0 +1,131 @@
+"""How a remote V2 server is reached over gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import grpc.aio
+
+from engine.errors import InvalidInput, ModelFailed, RequestError, TimedOut, Unreachable
+from engine.protocol.messages import (
+    SERVICE,
+    ModelMetadataRequest,
+    ModelMetadataResponse,
+    ModelReadyRequest,
+    ModelReadyResponse,
+)
+from engine.runtimes.remote import READY_TIMEOUT, Closed, Server
+
+if TYPE_CHECKING:
+    from engine.protocol.record import HeaderPairs, Headers
+
+_ERRORS: dict[grpc.StatusCode, type[RequestError]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: InvalidInput,
+    grpc.StatusCode.DEADLINE_EXCEEDED: TimedOut,
+    grpc.StatusCode.UNAVAILABLE: Unreachable,
+}
+
+
+class GrpcTransport:
+    """One channel to a server; requests leave as the bytes that they are."""
+
+    def __init__(self, server: Server, *, max_message_bytes: int) -> None:
+        self._server, self._max_message_bytes = server, max_message_bytes
+        self._channel: Any = None
+
+    async def open(self) -> None:
+        """Open the channel; whether the server answers is for `ready` to say."""
+        options = [
+            ("grpc.max_receive_message_length", self._max_message_bytes),
+            ("grpc.max_send_message_length", self._max_message_bytes),
+            ("grpc.keepalive_time_ms", 30_000),
+            # The default back-off grows to two minutes; a model server that is back should be used at once.
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.max_reconnect_backoff_ms", 2_000),
+        ]
+        address = self._server.address
+        if self._server.secure:
+            self._channel = grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(), options)
+        else:
+            self._channel = grpc.aio.insecure_channel(address, options)
+        self._infer = self._channel.unary_unary(f"/{SERVICE}/ModelInfer")
+
+    async def close(self) -> None:
+        """Close the channel; calls that are out are cancelled."""
+        if self._channel is not None:
+            await self._channel.close()
+
+    async def ready(self) -> bool:
+        """As the server says."""
+        ask = self._channel.unary_unary(
+            f"/{SERVICE}/ModelReady", ModelReadyRequest.SerializeToString, ModelReadyResponse.FromString
+        )
+        try:
+            answer = await ask(ModelReadyRequest(name=self._server.model), timeout=READY_TIMEOUT)
+        except grpc.aio.AioRpcError:
+            return False
+        return bool(answer.ready)
+
+    async def metadata(self) -> Any:
+        """As the server says."""
+        ask = self._channel.unary_unary(
+            f"/{SERVICE}/ModelMetadata",
+            ModelMetadataRequest.SerializeToString,
+            ModelMetadataResponse.FromString,
+        )
+        try:
+            return await ask(ModelMetadataRequest(name=self._server.model), timeout=READY_TIMEOUT)
+        except grpc.aio.AioRpcError as error:
+            raise self._error(error) from None
+
+    async def infer(self, value: bytes, headers: HeaderPairs, timeout: float) -> tuple[bytes, Headers]:
+        """One call."""
+        try:
+            call = self._infer(value, timeout=timeout, metadata=_metadata(headers))
+            return await call, await _added(call)
+        except grpc.aio.AioRpcError as error:
+            raise self._error(error) from None
+        except (asyncio.CancelledError, grpc.aio.UsageError):
+            # A channel that closes cancels its calls, which looks as if the caller had.
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            raise Closed from None
+
+    def _error(self, error: Any) -> RequestError:
+        code, details = error.code(), error.details()
+        if code is grpc.StatusCode.UNAVAILABLE:
+            return self._server.out_of_reach(details)
+        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+            return self._server.late()
+        return _ERRORS.get(code, ModelFailed)(details or code.name)
+
+
+async def _added(call: Any) -> Headers:
+    """The X- headers of an answer."""
+    pairs = [*(await call.initial_metadata() or ()), *(await call.trailing_metadata() or ())]
+    return tuple(
+        (name, text.encode() if isinstance(text, str) else bytes(text)) for name, text in pairs if name.startswith("x-")
+    )
+
+
+# What gRPC can carry: lower-case names, and values of printable ASCII unless the name says that they are binary.
+_NAME = re.compile("x-[0-9a-z_.-]+")
+_PRINTABLE = re.compile(b"[ -~]*")
+
+
+def _metadata(headers: HeaderPairs) -> tuple[tuple[str, str | bytes], ...]:
+    """A request's X- headers as far as gRPC can carry them; one that it cannot must not fail the call."""
+    found: list[tuple[str, str | bytes]] = []
+    for written, value in headers:
+        name = written.lower()
+        if value is None or not _NAME.fullmatch(name):
+            continue
+        if name.endswith("-bin"):
+            found.append((name, value))
+        elif _PRINTABLE.fullmatch(value):
+            found.append((name, value.decode("ascii")))
+    return tuple(found)
