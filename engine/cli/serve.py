@@ -139,6 +139,7 @@ async def _run(
         process = make(settings)
         try:
             await _run_until(stop, process, since, quiet)
+            return
         except BrokerReplaced as error:
             log.warning("beginning anew: %s", error)
             anew = True
