@@ -139,7 +139,6 @@ async def _run(
         process = make(settings)
         try:
             await _run_until(stop, process, since, quiet)
-            return
         except BrokerReplaced as error:
             log.warning("beginning anew: %s", error)
             anew = True
@@ -149,6 +148,8 @@ async def _run(
             if not anew or isinstance(error, UnequalPartitions):
                 raise
             log.warning("trying again: %s", error)
+        else:
+            return
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), RETRY_SECONDS)
         since = time.monotonic()
