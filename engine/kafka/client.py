@@ -212,7 +212,8 @@ class Topology:
                 if self.holds_fetches and await _refuses(address):
                     raise BrokerReplaced(f"the embedded broker at {address} has ended, and {_LOST}") from None
                 continue
-            if now != self._cluster:
+            # A broker that is about to be there may not say yet which cluster it is of.
+            if None not in (now, self._cluster) and now != self._cluster:
                 raise BrokerReplaced(f"the broker at {address} is cluster {now}, it was {self._cluster}, and {_LOST}")
 
     async def broker_settings(self) -> dict[str, str]:
