@@ -126,7 +126,7 @@ def test_a_process_that_cannot_write_what_it_has_to_say_ends_with_the_reason(sce
     assert found.stderr == "Error: cannot write to standard output: No space left on device\n"
 
 
-@pytest.mark.row(32, brief=True)
+@pytest.mark.row(32)
 @pytest.mark.timeout(120)
 def test_an_embedded_broker_that_dies_and_comes_back_empty_is_taken_up_again(scene: Scene) -> None:
     port, _ = free_ports(0)
