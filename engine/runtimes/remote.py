@@ -64,6 +64,10 @@ class Server:
         """The error of a call that did not come through."""
         return Unreachable(f'the server of model "{self.name}" at {self.address} is out of reach: {details}')
 
+    def answered_badly(self, text: str) -> ModelFailed:
+        """The error of a call whose answer is none of V2."""
+        return ModelFailed(f'model "{self.name}" answered badly: {text}')
+
     def late(self) -> TimedOut:
         """The error of a call that took too long."""
         return TimedOut(f'model "{self.name}" at {self.address} gave no answer in time')
@@ -137,9 +141,7 @@ class RemoteRuntime:
         good = [(row, outcome, added) for row, outcome, added in answers if not isinstance(outcome, RequestError)]
         groups, refused = col.decode([value for _, value, _ in good], col.RESPONSE)
         for index, error in refused:
-            parts.append(
-                Part([good[index][0]], ModelFailed(f'model "{self._server.name}" answered badly: {error.text}'))
-            )
+            parts.append(Part([good[index][0]], self._server.answered_badly(error.text)))
         for indices, found in groups:
             rows = [good[index][0] for index in indices]
             added = [good[index][2] for index in indices]

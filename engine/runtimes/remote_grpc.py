@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import grpc.aio
 
-from engine.errors import InvalidInput, ModelFailed, RequestError, TimedOut, Unreachable
+from engine.errors import InvalidInput, ModelFailed, RequestError
 from engine.protocol.messages import (
     SERVICE,
     ModelMetadataRequest,
@@ -21,12 +21,6 @@ from engine.runtimes.remote import READY_TIMEOUT, Closed, Server
 
 if TYPE_CHECKING:
     from engine.protocol.record import HeaderPairs, Headers
-
-_ERRORS: dict[grpc.StatusCode, type[RequestError]] = {
-    grpc.StatusCode.INVALID_ARGUMENT: InvalidInput,
-    grpc.StatusCode.DEADLINE_EXCEEDED: TimedOut,
-    grpc.StatusCode.UNAVAILABLE: Unreachable,
-}
 
 
 class GrpcTransport:
@@ -101,7 +95,8 @@ class GrpcTransport:
             return self._server.out_of_reach(details)
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             return self._server.late()
-        return _ERRORS.get(code, ModelFailed)(details or code.name)
+        refused = code is grpc.StatusCode.INVALID_ARGUMENT
+        return (InvalidInput if refused else ModelFailed)(details or code.name)
 
 
 async def _added(call: Any) -> Headers:

@@ -23,8 +23,6 @@ _UNAVAILABLE, _GATEWAY_TIMEOUT = 503, 504
 # How much of what a server says of a failure is passed on.
 _QUOTED = 500
 
-_JSON_LENGTH = "Inference-Header-Content-Length"
-
 # What HTTP can carry.
 _NAME = re.compile("x-[0-9a-z_-]+")
 _PRINTABLE = re.compile(b"[ -~]*")
@@ -35,8 +33,7 @@ class RestTransport:
 
     def __init__(self, server: Server, *, max_message_bytes: int) -> None:
         self._server, self._max_message_bytes = server, max_message_bytes
-        scheme = "https" if server.secure else "http"
-        self._url = f"{scheme}://{server.address}/v2/models/{quote(server.model)}"
+        self._url = f"{server.scheme}://{server.address}/v2/models/{quote(server.model)}"
         self._session: aiohttp.ClientSession | None = None
 
     async def open(self) -> None:
@@ -73,7 +70,7 @@ class RestTransport:
         try:
             message = rest_json.decode_response(answer, text=True)
         except InvalidInput as error:
-            raise ModelFailed(f'model "{self._server.name}" answered badly: {error.text}') from None
+            raise self._server.answered_badly(error.text) from None
         return bytes(message.SerializeToString()), pairs
 
     async def _ask(
