@@ -4,7 +4,8 @@ A body is read into a message with raw contents, so that REST and gRPC requests 
 Numbers keep all their bits, those of 64 bits too. What JSON cannot say is said as follows: NaN and infinities
 are written as `null` and read from `null` (NaN), `"NaN"`, `"Infinity"` and `"-Infinity"`. The elements of a
 BYTES tensor are text in requests unless its parameter `content_type` is `base64`, and base64 in answers
-unless that is one of `TEXT`.
+unless that is one of `TEXT`. The parameter goes along with the tensor. MLServer's codecs put base64 text into
+tensors of content type `base64`, over gRPC too: what stands so in an answer is not encoded once more.
 
 Binary tensors (Triton's "binary tensor data extension"): a header says how long the JSON is; tensors whose parameter
 `binary_data_size` says so have their raw contents behind it, one after the other. Callers ask for answers of that
@@ -156,16 +157,16 @@ class _Binary:
 def decode_response(body: bytes, *, text: bool = False) -> Any:
     """An answer as a `ModelInferResponse` with raw contents.
 
-    BYTES are read as `encode_response` writes them. With `text`, all are text but those whose `content_type`
-    is base64: so other V2 servers write them. InvalidInput names the tensor, what was expected and what was
-    found.
+    BYTES are read as `encode_response` writes them. With `text`, all are text as other V2 servers write them,
+    so that an answer has the same elements over REST and gRPC. InvalidInput names the tensor, what was
+    expected and what was found.
     """
     document = _document(body)
     message = ModelInferResponse()
     for member in ("model_name", "model_version", "id"):
         setattr(message, member, _optional_text(document, member, "the response"))
     _read_parameters(document, message.parameters, "the response")
-    as_text = _text_in_request if text else _text_in_response
+    as_text = _always_text if text else _text_in_response
     binary = _Binary(body, None)
     for number, item in enumerate(_objects(document, "outputs", "the response")):
         _read_tensor(item, f"output {number}", message, RESPONSE, as_text, binary)
@@ -180,7 +181,7 @@ def encode_request(message: Any) -> bytes:
     """
     document: dict[str, Any] = {"id": message.id} if message.id else {}
     _write_parameters(message, document)
-    document["inputs"] = [_tensor(item, raw, _text_in_request) for item, raw in _contents(message, REQUEST)]
+    document["inputs"] = [_tensor(item, raw, _bytes_in_request) for item, raw in _contents(message, REQUEST)]
     if message.outputs:
         document["outputs"] = [_requested(output) for output in message.outputs]
     return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
@@ -189,8 +190,8 @@ def encode_request(message: Any) -> bytes:
 def encode_response(message: Any) -> bytes:
     """A `ModelInferResponse`, with raw or typed contents, in JSON.
 
-    BYTES whose `content_type` says text and that are not UTF-8 are written as base64, and it then says so.
-    InvalidInput when contents do not fill their shapes.
+    BYTES whose `content_type` says text and that are not UTF-8 are written as base64, and it then says so; those
+    of content type base64 stand as they are when they are that. InvalidInput when contents do not fill their shapes.
     """
     return encode_answer(message, NO_BINARY)[0]
 
@@ -210,7 +211,7 @@ def encode_answer(message: Any, binary: BinaryOutputs) -> tuple[bytes, int | Non
             outputs.append(_described_binary(item, raw))
             behind.append(raw)
         else:
-            outputs.append(_tensor(item, raw, _text_in_response))
+            outputs.append(_tensor(item, raw, _bytes_in_response))
     document["outputs"] = outputs
     written = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
     return (b"".join([written, *behind]), len(written)) if behind else (written, None)
@@ -244,6 +245,10 @@ def _text_in_request(content_type: object) -> bool:
 
 def _text_in_response(content_type: object) -> bool:
     return content_type in TEXT
+
+
+def _always_text(_: object) -> bool:
+    return True
 
 
 # Reading: members of objects.
@@ -478,15 +483,15 @@ def _contents(message: Any, kind: Kind) -> Iterator[tuple[Any, bytes]]:
             yield item, tensors.typed_to_raw(item.contents, datatype, item.shape, item.name)
 
 
-def _tensor(item: Any, raw: bytes, as_text: Callable[[object], bool]) -> dict[str, Any]:
+def _tensor(item: Any, raw: bytes, written: Callable[[list[bytes], dict[str, Any]], list[str]]) -> dict[str, Any]:
     datatype = tensors.DATATYPES[item.datatype]
     parameters = _parameters(item.parameters)
     if datatype.dtype is None:
-        data: Any = _bytes_data(tensors.split_bytes(raw), parameters, as_text)
+        data: Any = written(tensors.split_bytes(raw), parameters)
     else:
         data = tensors.array_of(raw, datatype, (-1,))
-    written = {"name": item.name, "shape": item.shape[:], "datatype": item.datatype, "data": data}
-    return {**written, "parameters": parameters} if parameters else written
+    document = {"name": item.name, "shape": item.shape[:], "datatype": item.datatype, "data": data}
+    return {**document, "parameters": parameters} if parameters else document
 
 
 def _described_binary(item: Any, raw: bytes) -> dict[str, Any]:
@@ -494,13 +499,39 @@ def _described_binary(item: Any, raw: bytes) -> dict[str, Any]:
     return {"name": item.name, "shape": item.shape[:], "datatype": item.datatype, "parameters": parameters}
 
 
-def _bytes_data(elements: list[bytes], parameters: dict[str, Any], as_text: Callable[[object], bool]) -> list[str]:
-    if as_text(parameters.get(_CONTENT_TYPE)):
-        try:
-            return [element.decode() for element in elements]
-        except UnicodeDecodeError:
-            parameters[_CONTENT_TYPE] = _BASE64
+def _bytes_in_request(elements: list[bytes], parameters: dict[str, Any]) -> list[str]:
+    return _text(elements, parameters) if _text_in_request(parameters.get(_CONTENT_TYPE)) else _base64_of(elements)
+
+
+def _bytes_in_response(elements: list[bytes], parameters: dict[str, Any]) -> list[str]:
+    content_type = parameters.get(_CONTENT_TYPE)
+    if _text_in_response(content_type):
+        return _text(elements, parameters)
+    if content_type == _BASE64 and _are_base64(elements):
+        return [element.decode() for element in elements]
+    return _base64_of(elements)
+
+
+def _text(elements: list[bytes], parameters: dict[str, Any]) -> list[str]:
+    """The elements as text; when they are none as base64, which the parameters then say."""
+    try:
+        return [element.decode() for element in elements]
+    except UnicodeDecodeError:
+        parameters[_CONTENT_TYPE] = _BASE64
+    return _base64_of(elements)
+
+
+def _base64_of(elements: list[bytes]) -> list[str]:
     return [base64.b64encode(element).decode() for element in elements]
+
+
+def _are_base64(elements: list[bytes]) -> bool:
+    try:
+        for element in elements:
+            base64.b64decode(element, validate=True)
+    except ValueError:
+        return False
+    return True
 
 
 def _write_parameters(message: Any, document: dict[str, Any]) -> None:
