@@ -136,22 +136,39 @@ class Grpc:
         return answer.message
 
     async def _model_stream_infer(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
-        """Answer each request of a stream, in order; the first that fails ends the stream.
+        """Answer each request of a stream, in order, each within its own deadline.
 
+        The first that fails ends the stream; Triton's clients are told of it in its place, and the stream goes on.
         Metadata is sent once for a stream: the X- headers of the first answer go back, later ones do not. The
         second request's id is the stream's with "-2" behind it, and so on: ids tell requests' records apart.
         """
         call = _Call(context, self._inference.new_request_id(), self._limit)
         try:
             call.read()
-            number = 0
+            number, triton = 0, False
             async for data in requests:
                 number += 1
                 request_id = call.request_id if number == 1 else f"{call.request_id}-{number}"
                 request = _parse(messages.ModelInferRequest, data)
-                yield await call.encode(await self._infer(request, call, request_id))
+                if number == 1:
+                    triton = routing.is_triton_stream(call.pairs, request)
+                yield await (self._answer_triton if triton else self._answer)(request, call, request_id)
         except Exception as error:  # noqa: BLE001 - as in _unary
             await call.fail(error)
+
+    async def _answer(self, request: Any, call: _Call, request_id: str) -> bytes:
+        return await call.encode(await self._infer(request, call, request_id))
+
+    async def _answer_triton(self, request: Any, call: _Call, request_id: str) -> bytes:
+        """The same as Triton's clients expect it."""
+        try:
+            answer = await self._infer(request, call, request_id)
+            return await call.encode(messages.ModelStreamInferResponse(infer_response=answer))
+        except RequestError as error:
+            text = statuses.grpc_text(statuses.text_of(error))
+            told = messages.ModelStreamInferResponse(error_message=text or type(error).__name__)
+            told.infer_response.id, told.infer_response.model_name = request.id, request.model_name
+            return await call.encode(told)
 
     async def _check(self, request: Any, call: _Call) -> Any:
         status = await self._health(request.service)

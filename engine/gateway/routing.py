@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from engine.errors import InvalidInput, UnknownResource
 from engine.gateway.inference import Target
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 Pairs: TypeAlias = "tuple[tuple[str, bytes], ...]"
 
 SELDON_MODEL = "seldon-model"
+STREAM = "seldon-stream"
 TIMEOUT = "x-request-timeout-ms"
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,128}")
@@ -84,6 +85,18 @@ def seldon_model(pairs: Pairs) -> str | None:
     """The header that routes; None without one."""
     value = _first(pairs, SELDON_MODEL)
     return None if value is None else value.decode("utf-8", "replace")
+
+
+def is_triton_stream(pairs: Pairs, first: Any) -> bool:
+    """Whether who sends this first request of a stream waits for Triton's responses; InvalidInput for a third kind.
+
+    Triton and the Open Inference Protocol's other servers give the same method different responses. Triton's clients
+    always send raw contents, and those of the others send typed ones unless they are told to.
+    """
+    value = _first(pairs, STREAM)
+    if value not in (None, b"oip", b"triton"):
+        raise InvalidInput(f'the header "{STREAM}" has to be oip or triton')
+    return value == b"triton" if value is not None else bool(first.raw_input_contents)
 
 
 def timeout(pairs: Pairs, remaining: float | None, default: float) -> float:

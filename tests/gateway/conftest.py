@@ -131,10 +131,17 @@ class Served:
 
     @property
     def stream(self) -> Any:
+        return self._stream(messages.ModelInferResponse)
+
+    @property
+    def triton_stream(self) -> Any:
+        return self._stream(messages.ModelStreamInferResponse)
+
+    def _stream(self, response: Any) -> Any:
         return self.channel.stream_stream(
             f"/{messages.SERVICE}/ModelStreamInfer",
             request_serializer=lambda message: message.SerializeToString(),
-            response_deserializer=messages.ModelInferResponse.FromString,
+            response_deserializer=response.FromString,
         )
 
 

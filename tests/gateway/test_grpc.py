@@ -184,11 +184,11 @@ async def test_an_unknown_model_is_not_found(served: Any, method: str) -> None:
     assert "x-request-id" in trailers
 
 
-async def test_a_stream_is_answered_in_order_under_ids_of_its_own(served: Any, raw: Any) -> None:
+async def test_a_stream_is_answered_in_order_under_ids_of_its_own(served: Any, typed: Any) -> None:
     call = served.stream(metadata=(("x-request-id", "mine"), ("x-a", "1")))
     for number in range(3):
-        raw.id = str(number)
-        await call.write(raw)
+        typed.id = str(number)
+        await call.write(typed)
     await call.done_writing()
     assert [answer.id async for answer in call] == ["0", "1", "2"]
     metadata = dict(await call.initial_metadata())
@@ -196,15 +196,84 @@ async def test_a_stream_is_answered_in_order_under_ids_of_its_own(served: Any, r
     assert [each[3] for each in served.inference.calls] == ["mine", "mine-2", "mine-3"]
 
 
-async def test_an_error_ends_a_stream_after_the_answers_before_it(served: Any, raw: Any) -> None:
+async def test_an_error_ends_a_stream_after_the_answers_before_it(served: Any, typed: Any) -> None:
     call = served.stream(metadata=(("x-request-id", "mine"),))
-    await call.write(raw)
+    await call.write(typed)
     assert (await call.read()).id == "7"
-    raw.model_name = "none"
-    await call.write(raw)
+    typed.model_name = "none"
+    await call.write(typed)
     code, _, trailers = await failure_of(call.read())
     assert code == grpc.StatusCode.NOT_FOUND
     assert trailers["x-request-id"] == "mine"
+
+
+async def test_a_stream_that_begins_with_raw_contents_is_answered_as_tritons_clients_expect(
+    served: Any, raw: Any
+) -> None:
+    call = served.triton_stream(metadata=(("x-request-id", "mine"),))
+    for number, name in enumerate(("echo", "none", "echo")):
+        raw.id, raw.model_name = str(number), name
+        await call.write(raw)
+    await call.done_writing()
+    answers = [answer async for answer in call]
+    assert [answer.infer_response.id for answer in answers] == ["0", "1", "2"]
+    assert [answer.error_message for answer in answers] == ["", 'no model "none"', ""]
+    assert list(answers[2].infer_response.raw_output_contents) == list(raw.raw_input_contents)
+    assert [each[3] for each in served.inference.calls] == ["mine", "mine-2", "mine-3"]
+
+
+async def test_an_answer_over_the_limit_leaves_a_triton_stream_usable(small: Any, raw: Any) -> None:
+    call = small.triton_stream()
+    for version in ("v" * 1000, ""):
+        small.inference.version = version
+        await call.write(raw)
+        answer = await call.read()
+        assert ("over the limit" in answer.error_message) is bool(version)
+    await call.done_writing()
+
+
+async def test_a_stream_may_say_which_responses_it_expects(served: Any, raw: Any, typed: Any) -> None:
+    plain = served.stream(metadata=(("seldon-stream", "oip"),))
+    await plain.write(raw)
+    assert (await plain.read()).model_name == "echo"
+    await plain.done_writing()
+    triton = served.triton_stream(metadata=(("seldon-stream", "triton"),))
+    await triton.write(typed)
+    assert (await triton.read()).infer_response.model_name == "echo"
+    await triton.done_writing()
+    other = served.stream(metadata=(("seldon-stream", "other"),))
+    await other.write(raw)
+    code, text, _ = await failure_of(other.read())
+    assert (code, text) == (grpc.StatusCode.INVALID_ARGUMENT, 'the header "seldon-stream" has to be oip or triton')
+
+
+async def test_each_request_of_a_stream_has_its_own_deadline(served: Any, raw: Any) -> None:
+    call = served.triton_stream(timeout=20, metadata=(("x-request-timeout-ms", "15000"),))
+    for _ in range(2):
+        await call.write(raw)
+        await call.read()
+    await call.done_writing()
+    assert [each[4] for each in served.inference.calls] == [15.0, 15.0]
+
+
+@pytest.mark.parametrize("cancelled", [True, False])
+async def test_a_caller_who_leaves_a_stream_frees_the_request_that_is_out(
+    served: Any, raw: Any, *, cancelled: bool
+) -> None:
+    raw.model_name = "slow"
+    call = served.triton_stream(timeout=None if cancelled else 1.0)
+    for _ in range(3):
+        await call.write(raw)
+    await served.inference.entered.get()
+    if cancelled:
+        call.cancel()
+    async with asyncio.timeout(10):
+        await served.inference.left.get()
+    served.inference.release.set()
+    code = await call.code()
+    assert code is (grpc.StatusCode.CANCELLED if cancelled else grpc.StatusCode.DEADLINE_EXCEEDED)
+    # Those that waited behind it were never begun.
+    assert served.inference.entered.empty()
 
 
 async def test_a_caller_who_leaves_frees_its_call(served: Any, raw: Any) -> None:
