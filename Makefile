@@ -37,8 +37,8 @@ check: setup ## format, lint, types, layers, spelling and the tests that need no
 test: setup ## all tests, on the embedded broker and on Apache Kafka where Java and Maven are there
 	$(BIN)/pytest
 
-nightly: setup ## the tests of the dataflow's rules with ten times the examples
-	$(BIN)/pytest tests/properties --hypothesis-profile nightly
+nightly: setup ## the tests of rules, bodies and the REST contract with many more examples
+	$(BIN)/pytest tests/properties tests/contract/test_openapi.py --hypothesis-profile nightly
 
 # FAULTS=brief is what CI runs; SEED=... makes the same choices again; FAULTS_TABLE=FILE collects the counts.
 faults: setup ## kill, freeze and cut everything under load, and count what is lost or doubled

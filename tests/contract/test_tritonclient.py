@@ -5,13 +5,11 @@ tritonclient registers `inference.*` in protobuf's default pool, as other client
 
 from __future__ import annotations
 
-import asyncio
 import json
-import sys
-import textwrap
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from programs import python, run
 
 from engine.errors import UnknownResource
 from engine.gateway.inference import Answer
@@ -77,25 +75,6 @@ async def authority() -> AsyncIterator[str]:
     host, port = gateway.address
     yield f"{host}:{port}"
     await gateway.stop(0)
-
-
-async def run(*command: str, stdin: str = "") -> str:
-    """What a program prints; its complaints, and the failure of the test, when it fails."""
-    pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=pipe)
-    try:
-        async with asyncio.timeout(60):
-            out, err = await process.communicate(stdin.encode())
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    assert process.returncode == 0, f"{' '.join(command[:3])}: {err.decode()[-3000:]}"
-    return out.decode()
-
-
-async def python(script: str, *arguments: str) -> Any:
-    return json.loads(await run(sys.executable, "-W", "ignore", "-c", textwrap.dedent(script), *arguments))
 
 
 SCRIPT = """
