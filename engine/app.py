@@ -10,10 +10,11 @@ import time
 import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from engine.dataflow.compiler import compile_pipeline
 from engine.dataflow.external import check_upstreams, compile_input
+from engine.dataflow.metadata import derive
 from engine.errors import BrokerReplaced, BrokerUnavailable, InvalidResources
 from engine.gateway.inference import DataPlane
 from engine.gateway.server import Gateway
@@ -337,6 +338,21 @@ class _Catalogue:
     def ready(self, target: Target) -> bool:
         state = self._view.state((str(target.owner), target.name), time.time())
         return state is not None and state.state == reg.READY
+
+    def metadata(self, target: Target) -> Any:
+        """A model's as an instance tells it; a pipeline's from those of its steps."""
+        loaded = self._view.resources.get((str(target.owner), target.name))
+        if loaded is None or not isinstance(loaded.resource, Pipeline):
+            return self._told(target.name)
+        plan = compile_pipeline(loaded.resource)[0]
+        if plan is None:
+            return None
+        told = {step.name: self._told(step.name) for step in loaded.resource.steps}
+        return derive(plan, {name: metadata for name, metadata in told.items() if metadata is not None})
+
+    def _told(self, model: str) -> Any:
+        state = self._view.state((str(Owner.MODEL), model), time.time())
+        return state.metadata if state is not None else None
 
 
 def _machine() -> bytes:

@@ -75,6 +75,9 @@ class Catalogue(Protocol):
     def ready(self, target: Target) -> bool:
         """Whether some instance says that it is ready."""
 
+    def metadata(self, target: Target) -> Any:
+        """What is known here of the target's tensors, as a `ModelMetadataResponse`; None when nothing is."""
+
 
 class Desk(Protocol):
     """Publishes a request and gives its reply."""
@@ -135,12 +138,14 @@ class DataPlane:
         return self._catalogue.ready(target)
 
     async def metadata(self, target: Target) -> Any:
-        """A model's own metadata where this process has it; otherwise its name and version."""
+        """A model's own metadata where this process has it; otherwise what is told of the target, at least its name."""
         version = self._known(target)
         runtime = self._runtime(target.name) if target.owner is Owner.MODEL else None
-        if runtime is None:
-            return ModelMetadataResponse(name=target.name, versions=[str(version)], platform=str(target.owner))
-        metadata = await runtime.metadata()
+        metadata = ModelMetadataResponse(name=target.name, platform=str(target.owner))
+        if runtime is not None:
+            metadata = await runtime.metadata()
+        elif (told := self._catalogue.metadata(target)) is not None:
+            metadata.CopyFrom(told)
         if not metadata.versions:
             metadata.versions.append(str(version))
         return metadata

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 import orjson
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 import engine
 from engine.errors import InvalidInput, ModelFailed, RequestError, TimedOut, TooLarge
 from engine.gateway import routing, statuses
 from engine.gateway.port import Connections
 from engine.protocol import rest_json
+from engine.protocol.metadata import encode_metadata
 from engine.protocol.record import REQUEST_ID, Owner
 
 if TYPE_CHECKING:
@@ -32,6 +34,9 @@ _JSON = "application/json"
 
 # How much of a body is JSON; binary tensors follow.
 _BINARY = "Inference-Header-Content-Length"
+
+# What aiohttp unpacks; a body in any other encoding it hands over as it came.
+_ENCODINGS = ("gzip", "deflate", "br", "zstd")
 
 # No body is longer than this number of bytes has digits.
 _MOST_DIGITS = 15
@@ -126,7 +131,7 @@ class Rest:
         pairs = _pairs(request)
         headers = routing.travelling(pairs)
         timeout = routing.timeout(pairs, None, self._timeout)
-        message, binary = rest_json.decode_call(await self._body(request), _json_length(request))
+        message, binary = rest_json.decode_call(await self._body(request, timeout), _json_length(request))
         message.model_name, message.model_version = target.name, request.match_info.get("version", "")
         answer = await self._inference.infer(target, message, headers, request_id=_request_id.get(), timeout=timeout)
         response = _answered(answer.message, binary)
@@ -134,16 +139,24 @@ class Rest:
             response.headers.add(name, value)
         return response
 
-    async def _body(self, request: web.Request) -> bytes:
+    async def _body(self, request: web.Request, timeout: float) -> bytes:
         """The request's body, unpacked; TooLarge as soon as it is known to be over the limit."""
         if (request.content_length or 0) > self._limit:
             raise self._too_large()
+        _check_encoding(request)
         try:
-            return await request.read()
+            async with asyncio.timeout(timeout):
+                return await request.read()
+        except TimeoutError:
+            raise web.HTTPRequestTimeout(reason=f"the request's body did not come within {timeout:g} s") from None
         except web.HTTPRequestEntityTooLarge:
             raise self._too_large() from None
         except web.RequestPayloadError as error:
-            raise InvalidInput(f"the request's body is malformed: {error}") from None
+            # aiohttp would read on, meet the same error, and log it as a fault of ours.
+            request.content.feed_eof()
+            cause = error.__cause__
+            reason = cause.message if isinstance(cause, HttpProcessingError) else error
+            raise InvalidInput(f"the request's body is malformed: {reason}") from None
 
     def _too_large(self) -> TooLarge:
         return TooLarge(f"the request is over the limit of {self._limit} bytes")
@@ -154,7 +167,7 @@ class Rest:
         return _error(503, f'{target.owner} "{target.name}" is not ready')
 
     async def _metadata(self, request: web.Request, target: Target) -> web.Response:  # noqa: ARG002 - as its siblings
-        return _json(rest_json.encode_metadata(await self._soon(self._inference.metadata(target))))
+        return _json(encode_metadata(await self._soon(self._inference.metadata(target))))
 
     async def _server_metadata(self, _: web.Request) -> web.Response:
         return _document({"name": "millrace", "version": engine.__version__, "extensions": ["binary_tensor_data"]})
@@ -226,6 +239,13 @@ def _pairs(request: web.Request) -> routing.Pairs:
     return tuple((name.decode("latin-1").lower(), value) for name, value in request.raw_headers)
 
 
+def _check_encoding(request: web.Request) -> None:
+    text = request.headers.get("Content-Encoding", "").strip()
+    if text and text.lower() not in (*_ENCODINGS, "identity"):
+        known = ", ".join(_ENCODINGS)
+        raise InvalidInput(f'the request\'s body is encoded in "{text[:40]}"; known are {known}, one of them at a time')
+
+
 def _json_length(request: web.Request) -> int | None:
     text = request.headers.get(_BINARY)
     if text is None:
@@ -267,4 +287,8 @@ def _refusal(request: web.Request, error: web.HTTPException) -> web.Response:
         response = _error(error.status, f"{request.method} is not allowed here; use {allowed}")
         response.headers["Allow"] = allowed
         return response
-    return _error(error.status, error.reason)
+    response = _error(error.status, error.reason)
+    if error.status == web.HTTPRequestTimeout.status_code:
+        # What may still come of the body is no request.
+        response.force_close()
+    return response

@@ -16,8 +16,9 @@ import aiokafka
 import orjson
 from aiokafka.errors import KafkaError
 
-from engine.errors import BrokerUnavailable
+from engine.errors import BrokerUnavailable, InvalidInput
 from engine.kafka import client
+from engine.protocol.metadata import decode_metadata, encode_metadata
 from engine.resources import Model, Pipeline, documents, parse, to_json
 
 if TYPE_CHECKING:
@@ -57,7 +58,10 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What one instance says of one resource."""
+    """What one instance says of one resource.
+
+    metadata   a ready model's own `ModelMetadataResponse`, where it says anything of its tensors
+    """
 
     key: Key
     instance: str
@@ -65,6 +69,7 @@ class State:
     state: str
     reason: str
     at: float
+    metadata: Any = None
 
 
 @dataclass
@@ -119,8 +124,9 @@ class View:
                 str(said["state"]),
                 str(said["reason"]),
                 float(said["at"]),
+                decode_metadata(orjson.dumps(said["metadata"])) if said.get("metadata") else None,
             )
-        except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError, InvalidInput) as error:
             log.warning("passed over a foreign record %r on the status topic: %s", key, error)
             return
         states[instance] = state
@@ -218,7 +224,14 @@ class Registry:
 
     async def tell(self, state: State) -> None:
         """Say the state of a resource in this instance."""
-        value = {"version": state.version, "state": state.state, "reason": state.reason, "at": state.at}
+        value: dict[str, Any] = {
+            "version": state.version,
+            "state": state.state,
+            "reason": state.reason,
+            "at": state.at,
+        }
+        if state.metadata is not None:
+            value["metadata"] = orjson.Fragment(encode_metadata(state.metadata))
         key = f"{state.key[0]}.{state.key[1]}.{state.instance}"
         await self._write(self._topics.status, key, orjson.dumps(value))
 

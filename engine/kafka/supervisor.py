@@ -8,17 +8,19 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.dataflow import plan
+from engine.dataflow import explaining, plan
 from engine.dataflow.compiler import compile_pipeline
 from engine.dataflow.external import compile_input
 from engine.errors import EngineError, ModelFailed, RuntimeUnavailable, UnequalPartitions
 from engine.execution import Execution
-from engine.kafka import client
+from engine.kafka import client, states
 from engine.kafka.agents import Worker, Writers
+from engine.kafka.asking import Asking
 from engine.kafka.budget import Budget
 from engine.kafka.joins import Joiner
 from engine.kafka.outlet import Outlet
 from engine.kafka.registry import CREATING, FAILED, HEARTBEAT_SECONDS, READY, Loaded, State
+from engine.kafka.retiring import Retirable
 from engine.kafka.transactions import GroupOffsets, Transactions
 from engine.kafka.transport import ConsumerLoop
 from engine.protocol.record import Owner, Side
@@ -27,15 +29,15 @@ from engine.runtimes import choice
 from engine.settings import EXACTLY_ONCE
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 
     from engine.dataflow.external import Upstream
-    from engine.execution import Callers
     from engine.kafka.client import Topology
     from engine.kafka.registry import Key, Registry
-    from engine.protocol.columns import Columns
-    from engine.protocol.record import HeaderPairs, RequestIds, Topics
-    from engine.runtimes.contract import Part, Runtime
+    from engine.kafka.replies import ReplyDesk
+    from engine.kafka.states import Told
+    from engine.protocol.record import RequestIds, Topics
+    from engine.runtimes.contract import Runtime
     from engine.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -46,6 +48,9 @@ SETTLE_SECONDS = 0.05
 # How often models are asked whether they would answer, and workers whether they live.
 CHECK_SECONDS = 2.0
 
+# What a model says of its tensors stands in its state, which every process of the namespace holds in memory.
+MOST_METADATA_BYTES = 64 * 1024
+
 # How often it is looked whether all topics are still as they were, and whether records wait that nobody reads.
 TOPICS_SECONDS = 5.0
 WATCH_SECONDS = 15.0
@@ -55,7 +60,7 @@ class Supervisor:
     """Follows the registry's view.
 
     trusted   folders that were named on the command line: artefacts there may unpickle
-    callers   those who wait for answers in this process, if it has a gateway
+    desk      where callers of this process wait for answers, if it has a gateway
     """
 
     def __init__(
@@ -69,21 +74,37 @@ class Supervisor:
         instance: str,
         trusted: Sequence[str],
         clock: Callable[[], float],
-        callers: Callers | None = None,
+        desk: ReplyDesk | None = None,
     ) -> None:
-        self._callers = callers
+        self._callers = desk
         self._settings, self._topics, self._topology = settings, topics, topology
         self._registry, self._request_ids = registry, request_ids
+        self._asking = Asking(
+            settings,
+            topics,
+            topology,
+            instance,
+            desk,
+            self.runtime,
+            lambda name: ("pipeline", name) in registry.view.resources,
+        )
         self._instance, self._trusted, self._clock = instance, tuple(trusted), clock
-        self._outlet, self._budget = Outlet(settings), Budget(settings.budget_bytes)
+        self._outlet = Outlet(settings)
+        # What waits for a pipeline must not take the room that this pipeline's own requests need: one budget for each
+        # depth of pipelines that wait for others, and one for the models' worker, whose explainers ask all of them.
+        self._budgets: dict[int | None, Budget] = {}
         self._offsets = GroupOffsets(settings, stable_reads=not topology.holds_fetches)
         exactly = settings.processing_guarantee == EXACTLY_ONCE
         self._transactions = Transactions(settings, instance) if exactly else None
         self._consumer_loop = ConsumerLoop()
-        self._runtimes: dict[str, tuple[Loaded, _Retirable]] = {}
+        self._runtimes: dict[str, tuple[Loaded, Retirable]] = {}
         self._retiring: set[asyncio.Task[None]] = set()
         self._failed: dict[str, tuple[Loaded, str]] = {}
+        # The models that explainers were loaded for; they are loaded anew when these are.
+        self._explained: dict[str, Loaded | None] = {}
         self._workers: dict[str, tuple[Loaded, Worker]] = {}
+        # How many pipelines the requests of each worker may wait for, one behind the other, as it was at its start.
+        self._depths: dict[str, int] = {}
         self._models_worker: Worker | None = None
         # Pipelines that cannot be compiled here, as they came: nothing is to be done about them until they change.
         self._refused: dict[str, Loaded] = {}
@@ -119,6 +140,7 @@ class Supervisor:
         for task in self._retiring:
             task.cancel()
         await asyncio.gather(*self._retiring, return_exceptions=True)
+        await self._asking.stop()
         await asyncio.gather(*(runtime.unload() for _, runtime in self._runtimes.values()))
         if self._transactions is not None:
             await self._transactions.stop()
@@ -186,7 +208,7 @@ class Supervisor:
         pipelines = {key[1]: loaded for key, loaded in resources.items() if isinstance(loaded.resource, Pipeline)}
         await self._ensure_topics(resources)
         for name, loaded in models.items():
-            if self._loaded_model(name) != loaded:
+            if self._model_stale(name, loaded):
                 self._begin(("model", name), self._load_model(loaded))
         for name in {*self._runtimes, *self._failed} - set(models):
             self._begin(("model", name), self._unload_model(name))
@@ -203,6 +225,14 @@ class Supervisor:
             await self._registry.forget(key, self._instance)
         await self._check()
 
+    def _model_stale(self, name: str, loaded: Loaded) -> bool:
+        model = loaded.resource
+        explained = model.explainer.model_ref if isinstance(model, Model) and model.explainer is not None else ""
+        if not explained:
+            return self._loaded_model(name) != loaded
+        is_new = self._loaded_model(name) != loaded or self._explained.get(name) is not self._loaded_model(explained)
+        return is_new and self._settled([explained])
+
     def _pipeline_stale(self, name: str, loaded: Loaded) -> bool:
         if self._refused.get(name) is loaded:
             return False
@@ -210,7 +240,13 @@ class Supervisor:
         if running is None or running[1].crashed:
             return True
         # The old version goes on until the new one's models are there.
-        return running[0] != loaded and self._settled(_steps(loaded))
+        is_new = running[0] != loaded or self._depths[name] != self._depth(name)
+        return is_new and self._settled(_steps(loaded))
+
+    def _depth(self, pipeline: str) -> int:
+        found = [loaded.resource for loaded in self._registry.view.resources.values()]
+        models = {each.name: each for each in found if isinstance(each, Model)}
+        return explaining.depth(pipeline, models, {each.name: each for each in found if isinstance(each, Pipeline)})
 
     def _settled(self, models: Iterable[str]) -> bool:
         """Whether each of these models that is known has been loaded, or could not be."""
@@ -287,7 +323,7 @@ class Supervisor:
         """The topics of a resource: its own, and those of what it reads and writes."""
         resource = loaded.resource
         if isinstance(resource, Model):
-            return [self._topics.of(Owner.MODEL, resource.name, side) for side in Side]
+            return [self._topics.of(owner, resource.name, side) for owner in _owners(resource) for side in Side]
         owners = [(Owner.PIPELINE, resource.name), *((Owner.MODEL, step.name) for step in resource.steps)]
         upstream = compile_input(resource)[0]
         sources = upstream.sources if upstream is not None else ()
@@ -306,7 +342,7 @@ class Supervisor:
         if found is not None:
             self._retire(found[1])
 
-    def _retire(self, runtime: _Retirable) -> None:
+    def _retire(self, runtime: Retirable) -> None:
         task = asyncio.create_task(runtime.retire(self._settings.request_timeout))
         self._retiring.add(task)
         task.add_done_callback(self._retiring.discard)
@@ -319,15 +355,13 @@ class Supervisor:
             self._failed[model.name] = (loaded, self._unequal[loaded.key])
             return
         await self._tell(loaded, CREATING, "loading")
-        folder = Path(loaded.folder)
+        folder, trusted = Path(loaded.folder), loaded.folder in self._trusted
+        explained = None
+        if model.explainer is not None:
+            self._explained[model.name] = self._loaded_model(model.explainer.model_ref)
+            explained = await self._asking.of(model.explainer)
         try:
-            runtime = choice.make(
-                model,
-                folder,
-                max_message_bytes=self._settings.max_message_bytes,
-                allow_pickle=self._settings.allow_pickle,
-                trusted=loaded.folder in self._trusted,
-            )
+            runtime = choice.make(model, folder, self._settings, trusted=trusted, explained=explained)
             await runtime.load()
         except RuntimeUnavailable as error:
             log.warning("%s", error)
@@ -335,30 +369,38 @@ class Supervisor:
             return
         self._failed.pop(model.name, None)
         old = self._runtimes.get(model.name)
-        self._runtimes[model.name] = (loaded, _Retirable(runtime))
+        self._runtimes[model.name] = (loaded, Retirable(runtime))
         if old is not None:
             self._retire(old[1])
 
-    def _models_topics(self, models: Iterable[str]) -> dict[str, str]:
-        usable = (name for name in models if ("model", name) not in self._unequal)
-        return {self._topics.of(Owner.MODEL, name, Side.INPUTS): name for name in usable}
+    def _models_topics(self, models: Mapping[str, Loaded]) -> dict[str, tuple[Owner, str]]:
+        usable = {name: loaded for name, loaded in models.items() if loaded.key not in self._unequal}
+        return {
+            self._topics.of(owner, name, Side.INPUTS): (owner, name)
+            for name, loaded in usable.items()
+            for owner in _owners(loaded.resource)
+        }
 
-    def _models_worker_stale(self, models: Iterable[str]) -> bool:
+    def _models_worker_stale(self, models: Mapping[str, Loaded]) -> bool:
         worker, wanted = self._models_worker, self._models_topics(models)
         if worker is None:
             return bool(wanted)
         return worker.crashed or set(worker.routes) != set(wanted)
 
-    async def _start_models_worker(self, models: Iterable[str]) -> None:
+    async def _start_models_worker(self, models: Mapping[str, Loaded]) -> None:
         """One group reads all models' inputs; its topics are fixed at its start, so other topics mean a new member."""
         old, self._models_worker = self._models_worker, None
         if old is not None:
             await self._end(old)
         wanted = self._models_topics(models)
         if wanted:
-            worker = self._new_worker(self._topics.group(Owner.MODEL, ""))
-            plans = {topic: plan.single_model(name) for topic, name in wanted.items()}
-            await worker.start({topic: self._execution(p, 1, Owner.MODEL, worker) for topic, p in plans.items()})
+            worker = self._new_worker(self._topics.group(Owner.MODEL, ""), None)
+            await worker.start(
+                {
+                    topic: self._execution(plan.single_model(name), 1, owner, worker)
+                    for topic, (owner, name) in wanted.items()
+                }
+            )
             self._models_worker = worker
 
     async def _start_pipeline(self, loaded: Loaded) -> None:
@@ -373,7 +415,9 @@ class Supervisor:
             self._refused[name] = loaded
             await self._tell(loaded, FAILED, next(filter(None, reasons)))
             return
-        if name in self._workers and not _goes_on(self._workers[name][1], upstream):
+        depth = self._depth(name)
+        goes_on = name in self._workers and _goes_on(self._workers[name][1], upstream) and self._depths[name] == depth
+        if name in self._workers and not goes_on:
             await self._stop_pipeline(name)
         topic = self._topics.of(Owner.PIPELINE, name, Side.INPUTS)
         if name in self._workers:
@@ -381,9 +425,9 @@ class Supervisor:
             worker.reroute({topic: self._execution(compiled, loaded.version, Owner.PIPELINE, worker)})
         else:
             await self._tell(loaded, CREATING, "joining its consumer group")
-            worker = self._new_worker(self._topics.group(Owner.PIPELINE, name), self._joiner(name, upstream))
+            worker = self._new_worker(self._topics.group(Owner.PIPELINE, name), depth, self._joiner(name, upstream))
             await worker.start({topic: self._execution(compiled, loaded.version, Owner.PIPELINE, worker)})
-        self._workers[name] = (loaded, worker)
+        self._workers[name], self._depths[name] = (loaded, worker), depth
 
     def _joiner(self, name: str, upstream: Upstream | None) -> Joiner | None:
         if upstream is None:
@@ -399,12 +443,12 @@ class Supervisor:
         await worker.stop()
         self._living.discard(worker)
 
-    def _new_worker(self, group: str, joiner: Joiner | None = None) -> Worker:
+    def _new_worker(self, group: str, depth: int | None, joiner: Joiner | None = None) -> Worker:
         worker = Worker(
             group,
             self._settings,
             Writers(self._outlet, self._offsets, self._transactions, self._topics.replies),
-            self._budget,
+            self._budgets.setdefault(depth, Budget(self._settings.budget_bytes)),
             self._consumer_loop,
             holds_fetches=self._topology.holds_fetches,
             joiner=joiner,
@@ -438,47 +482,71 @@ class Supervisor:
 
     async def _check(self) -> None:
         """Tell the state of everything that runs here, where it has changed."""
-        ready: dict[str, str] = {}
-        runtimes = list(self._runtimes.items())
+        runtimes = list(self._runtimes.values())
         # All at once: servers that are away each take their time to be known as such.
-        answers = await asyncio.gather(*(runtime.ready() for _, (_, runtime) in runtimes))
-        for (name, (loaded, _)), answers_ready in zip(runtimes, answers, strict=True):
-            reason = "" if answers_ready else "the model does not answer that it is ready"
-            reason = self._lost.get(loaded.key, reason)
-            ready[name] = reason
-            await self._tell(loaded, FAILED if reason else READY, reason or "loaded")
-        for name, (loaded, reason) in list(self._failed.items()):
-            ready[name] = reason
-            await self._tell(loaded, FAILED, reason)
+        looks = await asyncio.gather(*(self._look(*found) for found in runtimes))
+        found = [(loaded, *look) for (loaded, _), look in zip(runtimes, looks, strict=True)]
+        # One that could not be loaded anew may have an older version that runs.
+        found += [(loaded, (FAILED, reason), None) for loaded, reason in self._failed.values()]
+        models = {loaded.key[1]: told for loaded, told, _ in found}
+        for loaded, told, metadata in found:
+            models[loaded.key[1]] = explained = self._as_explained(loaded, told, models)
+            await self._tell(loaded, *explained, metadata)
         for loaded, worker in list(self._workers.values()):
-            await self._tell(loaded, *self._pipeline_state(loaded, worker, ready))
+            await self._tell(loaded, *self._pipeline_state(loaded, worker, models))
             if worker.crashed:
                 self._changed.set()
         if self._models_worker is not None and self._models_worker.crashed:
             self._changed.set()
 
-    def _pipeline_state(self, loaded: Loaded, worker: Worker, ready: dict[str, str]) -> tuple[str, str]:
+    async def _look(self, loaded: Loaded, runtime: Runtime) -> tuple[Told, Any]:
+        """The state of a model, and where it may be news, what it says of its tensors."""
+        ready = await runtime.ready()
+        reason = self._lost.get(loaded.key, "" if ready else "the model does not answer that it is ready")
+        told = self._told.get(loaded.key)
+        is_news = told is None or (told.version, told.state) != (loaded.version, READY)
+        metadata = await _metadata(runtime) if ready and is_news else None
+        return ((FAILED, reason) if reason else (READY, "loaded")), metadata
+
+    def _as_explained(self, loaded: Loaded, told: Told, models: Mapping[str, Told]) -> Told:
+        """The state of a model; an explainer is no readier than what it explains, which is no explainer."""
+        explainer = loaded.resource.explainer if isinstance(loaded.resource, Model) else None
+        if explainer is None or told[0] != READY:
+            return told
+        return states.of_explainer(explainer, models, self._registry.view, self._clock())
+
+    def _pipeline_state(self, loaded: Loaded, worker: Worker, models: Mapping[str, Told]) -> Told:
         pipeline = loaded.resource
         assert isinstance(pipeline, Pipeline)
         if worker.crashed:
             return FAILED, "its consumer has fallen over and is being replaced"
         if not worker.intake.assigned.is_set():
             return CREATING, "joining its consumer group"
-        for step in pipeline.steps:
-            if step.name not in ready and ("model", step.name) in self._registry.view.resources:
-                return CREATING, f'model "{step.name}" is loading'
-            reason = ready.get(step.name, "it is not loaded")
-            if reason:
-                return FAILED, f'model "{step.name}": {reason}'
-        return READY, "created pipeline"
+        return states.of_pipeline(pipeline, models, self._registry.view)
 
-    async def _tell(self, loaded: Loaded, state: str, reason: str) -> None:
+    async def _tell(self, loaded: Loaded, state: str, reason: str, metadata: Any = None) -> None:
         told = self._told.get(loaded.key)
         if told is not None and (told.version, told.state, told.reason) == (loaded.version, state, reason):
             return
-        said = State(loaded.key, self._instance, loaded.version, state, reason, self._clock())
+        said = State(loaded.key, self._instance, loaded.version, state, reason, self._clock(), metadata)
         self._told[loaded.key] = said
         await self._registry.tell(said)
+
+
+async def _metadata(runtime: Runtime) -> Any:
+    """What a model says of its tensors; None when it says nothing, too late, or more than a state should hold."""
+    try:
+        async with asyncio.timeout(CHECK_SECONDS):
+            found = await runtime.metadata()
+    except (EngineError, TimeoutError):
+        return None
+    return found if found.ByteSize() <= MOST_METADATA_BYTES else None
+
+
+def _owners(resource: Model | Pipeline) -> list[Owner]:
+    """Under whose names a model's topics are: an explainer has some of its own besides."""
+    is_explainer = isinstance(resource, Model) and resource.explainer is not None
+    return [Owner.MODEL, Owner.EXPLAINER] if is_explainer else [Owner.MODEL]
 
 
 def _joins(loaded: Loaded) -> bool:
@@ -496,36 +564,3 @@ def _steps(loaded: Loaded) -> list[str]:
     pipeline = loaded.resource
     assert isinstance(pipeline, Pipeline)
     return [step.name for step in pipeline.steps]
-
-
-class _Retirable:
-    """A runtime that can give way to its successor: unloading it would fail the calls that are out."""
-
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
-        self.load, self.unload = runtime.load, runtime.unload
-        self.ready, self.metadata = runtime.ready, runtime.metadata
-        self._out, self._idle = 0, asyncio.Event()
-        self._idle.set()
-
-    async def infer(self, columns: Columns, headers: Sequence[HeaderPairs], timeout: float) -> AsyncIterator[Part]:
-        """As the runtime itself."""
-        self._out += 1
-        self._idle.clear()
-        try:
-            async for part in self._runtime.infer(columns, headers, timeout):
-                yield part
-        finally:
-            self._out -= 1
-            if not self._out:
-                self._idle.set()
-
-    async def retire(self, seconds: float) -> None:
-        """Unload it once no call is out, or after so many seconds."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self._idle.wait()
-        except TimeoutError:
-            log.warning("a model that was replaced had calls out after %g s; they end with an error", seconds)
-        finally:
-            await self._runtime.unload()

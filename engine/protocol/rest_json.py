@@ -157,16 +157,16 @@ class _Binary:
 def decode_response(body: bytes, *, text: bool = False) -> Any:
     """An answer as a `ModelInferResponse` with raw contents.
 
-    BYTES are read as `encode_response` writes them. With `text`, all are text as other V2 servers write them,
-    so that an answer has the same elements over REST and gRPC. InvalidInput names the tensor, what was
-    expected and what was found.
+    BYTES are read as `encode_response` writes them. With `text`, all are text but those whose `content_type`
+    is base64: so other V2 servers write them. InvalidInput names the tensor, what was expected and what was
+    found.
     """
     document = _document(body)
     message = ModelInferResponse()
     for member in ("model_name", "model_version", "id"):
         setattr(message, member, _optional_text(document, member, "the response"))
     _read_parameters(document, message.parameters, "the response")
-    as_text = _always_text if text else _text_in_response
+    as_text = _text_of_server if text else _text_in_response
     binary = _Binary(body, None)
     for number, item in enumerate(_objects(document, "outputs", "the response")):
         _read_tensor(item, f"output {number}", message, RESPONSE, as_text, binary)
@@ -223,32 +223,25 @@ def encode_error(text: str) -> bytes:
     return orjson.dumps({"error": text.encode("utf-8", "replace").decode()})
 
 
-def encode_metadata(message: Any) -> bytes:
-    """A `ModelMetadataResponse` as the body of a REST answer."""
-    return orjson.dumps(
-        {
-            "name": message.name,
-            "versions": message.versions[:],
-            "platform": message.platform,
-            "inputs": [_described(item) for item in message.inputs],
-            "outputs": [_described(item) for item in message.outputs],
-        }
-    )
-
-
 # Whether the elements of a BYTES tensor stand as text; reading and writing ask the same question.
 
 
-def _text_in_request(content_type: object) -> bool:
+def _text_in_request(content_type: object, _: object = None) -> bool:
     return content_type != _BASE64
 
 
-def _text_in_response(content_type: object) -> bool:
+def _text_in_response(content_type: object, _: object = None) -> bool:
     return content_type in TEXT
 
 
-def _always_text(_: object) -> bool:
-    return True
+def _text_of_server(content_type: object, elements: list[Any]) -> bool:
+    """Whether another server's elements are text: also base64 of base64, which would be written once decoded only."""
+    if content_type != _BASE64:
+        return True
+    try:
+        return _are_base64([base64.b64decode(element, validate=True) for element in elements])
+    except (TypeError, ValueError):
+        return True
 
 
 # Reading: members of objects.
@@ -335,7 +328,12 @@ def _quoted(value: object) -> str:
 
 
 def _read_tensor(
-    item: dict[str, Any], place: str, message: Any, kind: Kind, as_text: Callable[[object], bool], binary: _Binary
+    item: dict[str, Any],
+    place: str,
+    message: Any,
+    kind: Kind,
+    as_text: Callable[[object, list[Any]], bool],
+    binary: _Binary,
 ) -> None:
     name = _name(item, place)
     place = f'tensor "{name}"'
@@ -355,7 +353,7 @@ def _read_tensor(
     count = tensors.element_count(shape, name)
     if len(elements) != count:
         raise InvalidInput(f"{place} has {len(elements)} elements in data; {datatype.name} {shape} takes {count}")
-    text = datatype.dtype is not None or as_text(_content_type(tensor))
+    text = datatype.dtype is not None or as_text(_content_type(tensor), elements)
     getattr(message, kind.raw).append(_raw(elements, datatype, name, text=text))
 
 
@@ -549,7 +547,3 @@ def _requested(output: Any) -> dict[str, Any]:
     document: dict[str, Any] = {"name": output.name}
     _write_parameters(output, document)
     return document
-
-
-def _described(item: Any) -> dict[str, Any]:
-    return {"name": item.name, "datatype": item.datatype, "shape": item.shape[:]}

@@ -72,6 +72,10 @@ class Server:
         """The error of a call that took too long."""
         return TimedOut(f'model "{self.name}" at {self.address} gave no answer in time')
 
+    def unloaded(self) -> Unreachable:
+        """The error of a call of a model that has been unloaded."""
+        return Unreachable(f'model "{self.name}" was unloaded while it was called')
+
 
 class Closed(Exception):
     """The transport was closed while a call was out, or before it."""
@@ -117,7 +121,10 @@ class RemoteRuntime:
 
     async def metadata(self) -> Any:
         """The server's own metadata of the model, under our name for it."""
-        answer = await self._transport.metadata()
+        try:
+            answer = await self._transport.metadata()
+        except Closed:
+            raise self._server.unloaded() from None
         answer.name = self._server.name
         return answer
 
@@ -165,7 +172,7 @@ class RemoteRuntime:
             except RequestError as error:
                 return row, error, ()
             except Closed:
-                return row, Unreachable(f'model "{self._server.name}" was unloaded while it was called'), ()
+                return row, self._server.unloaded(), ()
             else:
                 return row, answer, _new(added, headers)
         raise AssertionError("the last try returns")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -20,6 +21,8 @@ from engine.protocol.messages import (
 from engine.runtimes.remote import READY_TIMEOUT, Closed, Server
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from engine.protocol.record import HeaderPairs, Headers
 
 
@@ -54,32 +57,32 @@ class GrpcTransport:
 
     async def ready(self) -> bool:
         """As the server says."""
-        ask = self._channel.unary_unary(
-            f"/{SERVICE}/ModelReady", ModelReadyRequest.SerializeToString, ModelReadyResponse.FromString
-        )
         try:
-            answer = await ask(ModelReadyRequest(name=self._server.model), timeout=READY_TIMEOUT)
-        except grpc.aio.AioRpcError:
+            answer = await self._ask("ModelReady", ModelReadyRequest(name=self._server.model), ModelReadyResponse)
+        except (RequestError, Closed):
             return False
         return bool(answer.ready)
 
     async def metadata(self) -> Any:
         """As the server says."""
-        ask = self._channel.unary_unary(
-            f"/{SERVICE}/ModelMetadata",
-            ModelMetadataRequest.SerializeToString,
-            ModelMetadataResponse.FromString,
-        )
-        try:
-            return await ask(ModelMetadataRequest(name=self._server.model), timeout=READY_TIMEOUT)
-        except grpc.aio.AioRpcError as error:
-            raise self._error(error) from None
+        return await self._ask("ModelMetadata", ModelMetadataRequest(name=self._server.model), ModelMetadataResponse)
+
+    async def _ask(self, method: str, request: Any, answer: Any) -> Any:
+        with self._failures():
+            ask = self._channel.unary_unary(f"/{SERVICE}/{method}", type(request).SerializeToString, answer.FromString)
+            return await ask(request, timeout=READY_TIMEOUT)
 
     async def infer(self, value: bytes, headers: HeaderPairs, timeout: float) -> tuple[bytes, Headers]:
         """One call."""
-        try:
+        with self._failures():
             call = self._infer(value, timeout=timeout, metadata=_metadata(headers))
             return await call, await _added(call)
+
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
+        """A call's failure as one of ours; Closed when the channel is closed before it or while it is out."""
+        try:
+            yield
         except grpc.aio.AioRpcError as error:
             raise self._error(error) from None
         except (asyncio.CancelledError, grpc.aio.UsageError):

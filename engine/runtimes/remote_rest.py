@@ -11,7 +11,8 @@ import orjson
 
 from engine.errors import InvalidInput, ModelFailed, RequestError
 from engine.protocol import rest_json
-from engine.protocol.messages import ModelInferRequest, ModelMetadataResponse
+from engine.protocol.messages import ModelInferRequest
+from engine.protocol.metadata import decode_metadata
 from engine.runtimes.remote import MAX_CALLS, READY_TIMEOUT, Closed, Server
 
 if TYPE_CHECKING:
@@ -58,7 +59,10 @@ class RestTransport:
         status, body, _ = await self._ask("GET", self._url, READY_TIMEOUT)
         if status != _OK:
             raise self._error(status, body)
-        return _metadata(body)
+        try:
+            return decode_metadata(body)
+        except InvalidInput as error:
+            raise self._server.answered_badly(error.text) from None
 
     async def infer(self, value: bytes, headers: HeaderPairs, timeout: float) -> tuple[bytes, Headers]:
         """One call."""
@@ -126,21 +130,6 @@ def _said(body: bytes) -> str:
         return body.decode("utf-8", "replace")[:_QUOTED]
     said = found.get("error") or found.get("detail") if isinstance(found, dict) else found
     return (said if isinstance(said, str) else orjson.dumps(said).decode() if said else "")[:_QUOTED]
-
-
-def _metadata(body: bytes) -> Any:
-    try:
-        found = orjson.loads(body)
-        message = ModelMetadataResponse(
-            name=found["name"], platform=found.get("platform") or "", versions=found.get("versions") or []
-        )
-        for side in ("inputs", "outputs"):
-            for tensor in found.get(side) or []:
-                described = {name: tensor[name] for name in ("name", "datatype", "shape")}
-                getattr(message, side).add(**described)
-    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ModelFailed(f"the server's metadata is none of V2: {error!r}") from None
-    return message
 
 
 def _added(answer: aiohttp.ClientResponse) -> Headers:

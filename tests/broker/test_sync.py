@@ -10,7 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
-from product import GrpcFailed, Product, get, grpc_infer, http_call, infer, inputs, message, values
+from product import (
+    RESOURCES,
+    GrpcFailed,
+    Product,
+    get,
+    grpc_infer,
+    http_call,
+    infer,
+    inputs,
+    message,
+    values,
+    wait_until,
+)
 
 from engine.protocol import messages
 from engine.protocol.messages import SERVICE
@@ -273,11 +285,27 @@ def test_metadata_and_readiness_of_models_and_pipelines(product: Product) -> Non
         "tfsimple1",
         {"INPUT0", "INPUT1"},
     ), model
-    assert get(product.address, "/v2/pipelines/tfsimples").json["name"] == "tfsimples"
+    pipeline = get(product.address, "/v2/pipelines/tfsimples").json
+    assert (pipeline["name"], pipeline["platform"]) == ("tfsimples", "pipeline")
+    assert [tensor["name"] for tensor in pipeline["inputs"]] == ["INPUT0", "INPUT1"], "those of its first step"
     assert get(product.address, "/v2/models/tfsimple1/ready").status == 200
     assert get(product.address, "/v2/pipelines/tfsimples/ready").status == 200
     for path in ("/v2/models/nobody", "/v2/models/nobody/ready", "/v2/pipelines/nobody/ready"):
         assert get(product.address, path).status == 404, path
+
+
+def test_a_gateway_without_models_tells_what_workers_say_of_theirs(seldon_up: Callable[..., Product]) -> None:
+    worker = seldon_up("worker", RESOURCES / "resources.yaml").start()
+    gateway = seldon_up("gateway").start()
+
+    def inputs_of(path: str) -> Any:
+        return [tensor["name"] for tensor in get(gateway.address, path).json.get("inputs", ())]
+
+    # A state is told when the model is ready, and read a moment later.
+    wait_until(lambda: inputs_of("/v2/models/echo"), "the model's metadata at the gateway", SOON)
+    assert inputs_of("/v2/models/echo") == inputs_of("/v2/pipelines/echoes") == ["INPUT"]
+    gateway.stop()
+    worker.stop()
 
 
 def test_what_needs_a_server_that_is_down_is_not_ready(product: Product) -> None:
@@ -301,6 +329,13 @@ def test_metadata_and_readiness_over_grpc(product: Product) -> None:
         messages.ModelMetadataResponse,
     )
     assert found.name == "iris"
+    pipeline = unary(
+        product.address,
+        "ModelMetadata",
+        messages.ModelMetadataRequest(name="echoes.pipeline"),
+        messages.ModelMetadataResponse,
+    )
+    assert (pipeline.name, [tensor.name for tensor in pipeline.inputs]) == ("echoes", ["INPUT"])
     assert unary(product.address, "ServerReady", messages.ServerReadyRequest(), messages.ServerReadyResponse).ready
 
 

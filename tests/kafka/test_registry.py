@@ -90,12 +90,24 @@ def test_a_foreign_resource_record_is_passed_over_and_told(value: bytes, caplog:
         (b"model.iris.a", b"no json"),
         (b"model.iris.a", b"[]"),
         (b"model.iris.a", b"{}"),
+        (b"model.iris.a", b'{"version": 2, "state": "ready", "reason": "", "at": 1, "metadata": {}, "metadata": 1}'),
     ],
 )
 def test_a_foreign_status_record_is_passed_over(key: bytes | None, value: bytes) -> None:
     found = view()
     found.status_record(key, value)
     assert (state(found), found.heartbeats) == (None, {})
+
+
+def test_a_state_carries_what_the_model_says_of_its_tensors() -> None:
+    found = view()
+    tensors = [{"name": "x", "datatype": "FP32", "shape": [-1, 4]}]
+    said = {"version": 2, "state": READY, "reason": "", "at": NOW, "metadata": {"name": "iris", "inputs": tensors}}
+    found.status_record(b"model.iris.a", orjson.dumps(said))
+    found.status_record(b"instance.a", str(NOW).encode())
+    told = found.state(KEY, NOW)
+    assert told is not None
+    assert [(tensor.name, tensor.shape[:]) for tensor in told.metadata.inputs] == [("x", [-1, 4])]
 
 
 def test_a_resource_of_which_nobody_speaks_has_no_state() -> None:

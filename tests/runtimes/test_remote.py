@@ -48,6 +48,7 @@ class Server:
 
     def __init__(self, infer: Callable[[Any, Any], Awaitable[bytes]]) -> None:
         self.infer, self.seen, self.port = infer, list[tuple[Any, list[tuple[str, Any]]]](), 0
+        self.asked = asyncio.Event()
 
     async def start(self, port: int = 0) -> None:
         self._server = grpc.aio.server()
@@ -75,6 +76,9 @@ class Server:
         return ModelReadyResponse(ready=request.name == "there")
 
     async def _metadata(self, request: Any, context: Any) -> Any:
+        self.asked.set()
+        if request.name == "asleep":
+            await asyncio.sleep(30)
         if request.name != "there":
             await context.abort(grpc.StatusCode.NOT_FOUND, "no such model")
         return ModelMetadataResponse(name="there", platform="test")
@@ -331,10 +335,27 @@ async def test_a_model_is_ready_when_its_server_says_so(name: str, *, ready: boo
         assert await runtime.ready() is ready
 
 
+async def test_a_model_that_was_unloaded_is_out_of_reach_and_not_ready() -> None:
+    async with serving(plus_one) as (_, runtime):
+        await runtime.unload()
+        assert not await runtime.ready()
+        with pytest.raises(Unreachable, match='model "m" was unloaded'):
+            await runtime.metadata()
+
+
 async def test_metadata_is_the_servers_under_our_name() -> None:
     async with serving(plus_one) as (_, runtime):
         said = await runtime.metadata()
     assert (said.name, said.platform) == ("m", "test")
+
+
+async def test_metadata_that_is_asked_for_while_a_model_is_unloaded_is_an_error() -> None:
+    async with serving(plus_one, "asleep") as (server, runtime):
+        asking = asyncio.create_task(runtime.metadata())
+        await asyncio.wait_for(server.asked.wait(), 5)
+        await runtime.unload()
+        with pytest.raises(Unreachable, match='model "m" was unloaded'):
+            await asyncio.wait_for(asking, 5)
 
 
 async def test_metadata_that_the_server_has_not_is_an_error() -> None:

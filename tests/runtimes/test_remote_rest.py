@@ -221,6 +221,14 @@ async def test_a_model_is_ready_when_its_server_says_so(name: str, *, ready: boo
         assert await runtime.ready() is ready
 
 
+async def test_a_model_that_was_unloaded_is_out_of_reach_and_not_ready() -> None:
+    async with serving(plus_one) as (_, runtime):
+        await runtime.unload()
+        assert not await runtime.ready()
+        with pytest.raises(Unreachable, match='model "m" was unloaded'):
+            await runtime.metadata()
+
+
 async def test_metadata_is_the_servers_under_our_name() -> None:
     async with serving(plus_one) as (server, runtime):
         server.metadata["inputs"] = [{"name": "x", "datatype": "INT64", "shape": [-1, 3]}]
@@ -233,7 +241,7 @@ async def test_metadata_is_the_servers_under_our_name() -> None:
 async def test_metadata_that_is_none_of_v2_is_an_error(metadata: Any) -> None:
     async with serving(plus_one) as (server, runtime):
         server.metadata = metadata
-        with pytest.raises(ModelFailed, match="the server's metadata is none of V2"):
+        with pytest.raises(ModelFailed, match="answered badly: the metadata is none of V2"):
             await runtime.metadata()
 
 
