@@ -37,6 +37,7 @@ class Settings:
     transaction_timeout     seconds after which the broker ends a transaction whose worker, and all others, are gone
     processing_guarantee    exactly_once or at_least_once; empty: the best that the broker holds
     allow_pickle            load artefacts that unpickle from anywhere, not only beside a named resource file
+    artefact_cache          folder for artefacts that were fetched from elsewhere; empty: in the user's cache folder
     log_level               of the product's own log lines
     """
 
@@ -57,6 +58,7 @@ class Settings:
     transaction_timeout: float = 60.0
     processing_guarantee: str = ""
     allow_pickle: bool = False
+    artefact_cache: str = ""
     log_level: str = "WARNING"
 
     def __post_init__(self) -> None:
@@ -109,6 +111,7 @@ ENVIRONMENT: tuple[tuple[str, str], ...] = (
     ("SELDON_JOIN_MAX_ENTRIES", "join_max_entries"),
     ("SELDON_PROCESSING_GUARANTEE", "processing_guarantee"),
     ("SELDON_ALLOW_PICKLE", "allow_pickle"),
+    ("SELDON_ARTEFACT_CACHE", "artefact_cache"),
     ("SELDON_LOG_LEVEL", "log_level"),
 )
 

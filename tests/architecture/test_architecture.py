@@ -27,12 +27,16 @@ LONGER: dict[str, str] = {}
 # Package -> where it may be imported, as patterns of paths from the project's root.
 ALLOWED = {
     "mlserver": ("engine/runtimes/mlserver.py",),
+    "mlserver_lightgbm": ("engine/runtimes/mlserver.py",),
     "mlserver_sklearn": ("engine/runtimes/mlserver.py",),
+    "mlserver_xgboost": ("engine/runtimes/mlserver.py",),
+    "onnxruntime": ("engine/runtimes/onnx.py",),
     "aiokafka": ("engine/kafka/*", "engine/inspect.py", "engine/redrive.py"),
     "faust": ("engine/kafka/*", "engine/inspect.py", "engine/redrive.py"),
     "mode": ("engine/kafka/*", "engine/inspect.py", "engine/redrive.py"),
     "grpc": ("engine/gateway/*", "engine/runtimes/remote_grpc.py", "engine/cli*"),
-    "aiohttp": ("engine/gateway/*", "engine/runtimes/remote_rest.py", "engine/cli*"),
+    "aiohttp": ("engine/gateway/*", "engine/runtimes/remote_rest.py", "engine/runtimes/stores.py", "engine/cli*"),
+    "fsspec": ("engine/runtimes/stores.py",),
     "click": ("engine/cli*",),
     "rich": ("engine/cli*",),
 }
