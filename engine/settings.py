@@ -36,7 +36,7 @@ class Settings:
     join_max_entries        requests that may wait in a join of pipelines for each partition; then the oldest goes
     transaction_timeout     seconds after which the broker ends a transaction whose worker, and all others, are gone
     processing_guarantee    exactly_once or at_least_once; empty: the best that the broker holds
-    allow_pickle            load artefacts that unpickle from anywhere, not only beside a named resource file
+    allow_pickle            load artefacts that unpickle from anywhere, and paths out of the resource file's folder
     artefact_cache          folder for artefacts that were fetched from elsewhere; empty: in the user's cache folder
     log_level               of the product's own log lines
     """
