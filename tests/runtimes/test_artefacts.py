@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -21,6 +22,16 @@ from engine.runtimes import archives, artefacts, stores
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+ROOT = Path(__file__).parents[2]
+
+# A process of its own that fetches.
+FETCH = """
+import sys
+from pathlib import Path
+from engine.runtimes import artefacts
+artefacts.fetch("iris", sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))
+"""
 
 
 @pytest.fixture
@@ -430,6 +441,22 @@ def test_an_interrupted_download_leaves_nothing_that_is_taken_for_whole(
     assert kept(cache) == 0
     server.files["/model"] = Served(body, etag='"1"')
     assert fetch(f"{server.url}/model", folder).read_bytes() == body
+
+
+def test_a_process_that_is_killed_leaves_nothing_that_is_taken_for_whole(
+    server: FileServer, folder: Path, cache: Path
+) -> None:
+    body = os.urandom(3_000_000)
+    server.files["/model"] = Served(body, etag='"1"', stall=2_000_000)
+    uri = f"{server.url}/model"
+    with subprocess.Popen([sys.executable, "-c", FETCH, uri, str(folder), str(cache)], cwd=ROOT) as process:
+        while not any(half.stat().st_size for half in cache.rglob("model")):
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.kill()
+    assert kept(cache) == 1
+    server.files["/model"] = Served(body, etag='"1"')
+    assert fetch(uri, folder).read_bytes() == body
 
 
 def test_a_file_that_ends_early_is_told(memory: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
