@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from engine.dataflow.compiler import compile_pipeline
-from engine.errors import InvalidResources, RequestError, TimedOut, UnknownResource
+from engine.errors import InvalidResources, RequestError, RuntimeUnavailable, TimedOut, UnknownResource
 from engine.execution import Execution
 from engine.protocol import columns as col
 from engine.protocol.record import ERROR_CODE, Owner, Side, Topics, header
 from engine.runtimes import choice
+from engine.runtimes.explainers import Asked
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -77,20 +78,25 @@ async def run(
 
 
 async def _load(pipeline: Pipeline, models: Mapping[str, tuple[Model, Path]], settings: Settings) -> dict[str, Runtime]:
-    missing = [step.name for step in pipeline.steps if step.name not in models]
-    if missing:
-        raise UnknownResource(f'no model "{missing[0]}" in the files that were named')
-    runtimes = {}
-    for step in pipeline.steps:
-        model, folder = models[step.name]
-        runtimes[step.name] = choice.make(
-            model,
-            folder,
-            max_message_bytes=settings.max_message_bytes,
-            allow_pickle=settings.allow_pickle,
-            trusted=True,
-        )
-    await asyncio.gather(*(runtime.load() for runtime in runtimes.values()))
+    """The models of the steps, and those that explainers among them explain, which are loaded first."""
+    explainers = {
+        step.name: explainer
+        for step in pipeline.steps
+        if step.name in models and (explainer := models[step.name][0].explainer) is not None
+    }
+    for name, explainer in explainers.items():
+        if explainer.pipeline_ref:
+            raise RuntimeUnavailable(name, "it explains a pipeline, and only one is tried here; run `seldon up`")
+    runtimes: dict[str, Runtime] = {}
+    for name in (*(explainer.model_ref for explainer in explainers.values()), *(step.name for step in pipeline.steps)):
+        if name not in models:
+            raise UnknownResource(f'no model "{name}" in the files that were named')
+        model, folder = models[name]
+        asked = Asked(model.explainer.model_ref, runtimes.get) if model.explainer is not None else None
+        runtimes[name] = choice.make(model, folder, settings, trusted=True, explained=asked)
+    plain = [runtime for name, runtime in runtimes.items() if name not in explainers]
+    await asyncio.gather(*(runtime.load() for runtime in plain))
+    await asyncio.gather(*(runtimes[name].load() for name in explainers))
     return runtimes
 
 

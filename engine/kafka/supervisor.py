@@ -351,15 +351,14 @@ class Supervisor:
         """Load a model; the old one answers until the new one does, and goes on if the new one cannot."""
         model = loaded.resource
         assert isinstance(model, Model)
+        if model.explainer is not None:
+            self._explained[model.name] = self._loaded_model(model.explainer.model_ref)
         if loaded.key in self._unequal:
             self._failed[model.name] = (loaded, self._unequal[loaded.key])
             return
         await self._tell(loaded, CREATING, "loading")
         folder, trusted = Path(loaded.folder), loaded.folder in self._trusted
-        explained = None
-        if model.explainer is not None:
-            self._explained[model.name] = self._loaded_model(model.explainer.model_ref)
-            explained = await self._asking.of(model.explainer)
+        explained = await self._asking.of(model.explainer) if model.explainer is not None else None
         try:
             runtime = choice.make(model, folder, self._settings, trusted=trusted, explained=explained)
             await runtime.load()

@@ -2,67 +2,75 @@
 
 from __future__ import annotations
 
-import re
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
 
 from engine.errors import RuntimeUnavailable
 from engine.resources import nearest
-from engine.runtimes import mlserver, python
-from engine.runtimes.inprocess import DEFAULT_THREADS, InProcessRuntime
+from engine.runtimes import artefacts, explainers, mlserver, onnx, options, processes, python, stores
+from engine.runtimes.inprocess import InProcessRuntime
+from engine.runtimes.options import Options
 from engine.runtimes.remote import SCHEMES, RemoteRuntime, Server
 from engine.runtimes.remote_grpc import GrpcTransport
 from engine.runtimes.remote_rest import RestTransport
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path, PurePath
+
     from engine.resources import Model, Problem
-    from engine.runtimes.contract import Runtime
+    from engine.runtimes.contract import Explained, Runtime
+    from engine.runtimes.function import Function
+    from engine.settings import Settings
 
-# Parameters that are ours; the others reach the model's own runtime.
-MAX_BATCH_SIZE, MAX_BATCH_DELAY, THREADS = "max_batch_size", "max_batch_delay_ms", "threads"
+# Seconds that a model in processes of its own may take to load; large ones read for minutes.
+LOAD_SECONDS = 600.0
 
-# Bounded, since Python refuses to read a number of thousands of digits.
-_COUNT = re.compile("0*[1-9][0-9]{0,8}")
+# What `requirements` may name, and what each of them loads is in `_load_artefact`.
+REQUIREMENTS = (*mlserver.IMPLEMENTATIONS, onnx.REQUIREMENT, mlserver.ANY)
 
 
 def check(model: Model) -> list[Problem]:
     """What of a Model resource no runtime here can serve."""
-    problems = []
-    refuse = model.document.problem
     if model.explainer is not None:
-        problems.append(refuse(("spec", "explainer"), f'model "{model.name}" is an explainer: not supported yet'))
-    problems += _check_uri(model)
-    for index, (name, value) in enumerate(model.parameters):
-        if name in (MAX_BATCH_SIZE, THREADS) and not _COUNT.fullmatch(value):
-            place = ("spec", "parameters", index, "value")
-            problems.append(refuse(place, f'parameter "{name}" is "{value}"; it must be a whole number above 0'))
-        if name == MAX_BATCH_DELAY:
-            place = ("spec", "parameters", index, "name")
-            problems.append(
-                refuse(place, f'parameter "{name}" is not supported yet', "requests of one fetch are stacked")
-            )
-    return problems
+        return explainers.check(model)
+    return _check_uri(model) + options.check(model)
 
 
-def make(model: Model, folder: Path, *, max_message_bytes: int, allow_pickle: bool, trusted: bool) -> Runtime:
+def make(
+    model: Model, folder: Path, settings: Settings, *, trusted: bool, explained: Explained | None = None
+) -> Runtime:
     """The runtime of a checked Model. `trusted`: its file was named on the command line, so it may unpickle.
 
-    Raises RuntimeUnavailable when what it needs is not at hand.
+    `explained` is what an explainer asks, and None for other models.
+
+    Raises RuntimeUnavailable when what it needs is not at hand; an artefact is looked for when the runtime loads.
     """
-    parameters = dict(model.parameters)
-    if _scheme(model) in SCHEMES:
-        return connect(model.name, model.storage_uri, max_message_bytes=max_message_bytes)
+    if explained is not None:
+        cache = artefacts.cache_folder(settings.artefact_cache)
+        return explainers.make(model, folder, explained, cache=cache, outside=settings.allow_pickle)
+    if _is_server(model):
+        return connect(model.name, model.storage_uri, max_message_bytes=settings.max_message_bytes)
+    given, called = options.others(model), Options.of(model)
+    function: Callable[[], Function]
     if model.storage_uri.startswith("python:"):
-        function = partial(python.load, model.name, model.storage_uri, folder)
+        function = partial(python.load, model.name, model.storage_uri, folder, given)
     else:
-        own = {name: value for name, value in parameters.items() if name not in (MAX_BATCH_SIZE, THREADS)}
-        artefact = _artefact(model, folder, allow_pickle=allow_pickle, trusted=trusted)
-        function = partial(mlserver.load, model.name, _requirement(model), artefact, own)
-    rows = parameters.get(MAX_BATCH_SIZE)
-    threads = int(parameters.get(THREADS, DEFAULT_THREADS))
-    return InProcessRuntime(model.name, function, max_rows=int(rows) if rows else None, threads=threads)
+        cache = artefacts.cache_folder(settings.artefact_cache)
+        place = _Place(folder, cache, trusted=trusted, allow_pickle=settings.allow_pickle)
+        function = partial(_load_artefact, model.name, model.storage_uri, _requirement(model), place, given)
+    if called.processes:
+        function = partial(
+            processes.load,
+            model.name,
+            function,
+            called.processes,
+            load_timeout=LOAD_SECONDS,
+            timeout=settings.request_timeout,
+        )
+    return InProcessRuntime(model.name, function, max_rows=called.max_rows, delay=called.delay, threads=called.threads)
 
 
 def connect(name: str, uri: str, *, max_message_bytes: int) -> RemoteRuntime:
@@ -79,27 +87,37 @@ def _scheme(model: Model) -> str:
     return scheme if colon else ""
 
 
+def _is_server(model: Model) -> bool:
+    """Whether it is the address of a V2 server; over HTTP, requirements say that it is an artefact's."""
+    scheme = _scheme(model)
+    return scheme in SCHEMES and not (scheme in ("http", "https") and model.requirements)
+
+
 def _check_uri(model: Model) -> list[Problem]:
     refuse = model.document.problem
     scheme, place = _scheme(model), ("spec", "storageUri")
-    if scheme in SCHEMES:
+    if _is_server(model):
         return _check_server(model)
     if scheme == "python":
         module, _, attribute = model.storage_uri.removeprefix("python:").partition(":")
         if all(part.isidentifier() for part in (*module.split("."), attribute)):
             return []
         return [refuse(place, f'"{model.storage_uri}" names no callable', "write python:PACKAGE.MODULE:ATTRIBUTE")]
-    if scheme not in ("", "file"):
-        hint = "supported are grpc://, grpcs://, http://, https://, python:, file:// and paths"
-        return [refuse(place, f'"{model.storage_uri}": {scheme}: addresses are not supported yet', hint)]
+    if not (artefacts.is_local(model.storage_uri) or stores.is_address(model.storage_uri)):
+        return [refuse(place, f'"{stores.shown(model.storage_uri)}": nothing here opens such addresses', _near(scheme))]
     return _check_requirements(model)
+
+
+def _near(scheme: str) -> str:
+    known = tuple(sorted({*SCHEMES, *stores.schemes(), "file"}))
+    close = nearest(scheme, known)
+    if close is not None and close != scheme:
+        return f'did you mean "{close}://"?'
+    return f"supported are paths, python: and {', '.join(f'{each}://' for each in known)}"
 
 
 def _check_server(model: Model) -> list[Problem]:
     scheme, place = _scheme(model), ("spec", "storageUri")
-    if scheme in ("http", "https") and model.requirements:
-        text = f'"{model.storage_uri}": artefacts from the network are not supported yet'
-        return [model.document.problem(place, text, "without requirements it is the address of a V2 server")]
     if Server.parse(model.name, model.storage_uri) is None:
         text = f'"{model.storage_uri}" is no server address'
         return [model.document.problem(place, text, f"write {scheme}://HOST:PORT/NAME")]
@@ -107,7 +125,7 @@ def _check_server(model: Model) -> list[Problem]:
 
 
 def _check_requirements(model: Model) -> list[Problem]:
-    known = tuple(mlserver.IMPLEMENTATIONS)
+    known = REQUIREMENTS
     if any(requirement in known for requirement in model.requirements):
         return []
     if not model.requirements:
@@ -121,18 +139,52 @@ def _check_requirements(model: Model) -> list[Problem]:
 
 
 def _requirement(model: Model) -> str:
-    return next(name for name in model.requirements if name in mlserver.IMPLEMENTATIONS)
+    return next(name for name in model.requirements if name in REQUIREMENTS)
 
 
-def _artefact(model: Model, folder: Path, *, allow_pickle: bool, trusted: bool) -> Path:
-    """The artefact's path; only a trusted resource may unpickle, and only from below its own folder."""
-    text = model.storage_uri
-    path = Path(unquote(urlsplit(text).path)) if text.startswith("file:") else Path(text)
-    found = (folder / path).resolve()
-    if not (allow_pickle or (trusted and found.is_relative_to(folder.resolve()))):
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a model's artefact may come from, and how far it is trusted there.
+
+    folder        the resource file's
+    trusted       that file was named on the command line
+    allow_pickle  artefacts from anywhere may run code
+    """
+
+    folder: Path
+    cache: Path
+    trusted: bool
+    allow_pickle: bool
+
+    def may_unpickle(self, found: Path) -> bool:
+        """Only below a trusted folder, and never what was fetched into a cache there, unless anything may."""
+        beside = found.is_relative_to(self.folder.resolve()) and not found.is_relative_to(self.cache.resolve())
+        return self.allow_pickle or (self.trusted and beside)
+
+
+def _load_artefact(name: str, uri: str, requirement: str, place: _Place, parameters: Mapping[str, str]) -> Function:
+    """Fetch an artefact and load it. RuntimeUnavailable also for one that may run code and is not trusted to."""
+    if stores.is_address(uri) and not place.allow_pickle:
+        # Nothing is fetched in vain.
+        _refuse_pickle(name, requirement, PurePosixPath(uri))
+    found = artefacts.fetch(name, uri, place.folder, place.cache, outside=place.allow_pickle)
+    if not place.may_unpickle(found.resolve()):
+        _refuse_pickle(name, requirement, found)
+    try:
+        if requirement == onnx.REQUIREMENT:
+            return onnx.load(name, found, parameters)
+        return mlserver.load(name, requirement, found, parameters, place.folder)
+    except RuntimeUnavailable as error:
+        if stores.is_address(uri):
+            # A path in the cache tells nobody what it is.
+            raise RuntimeUnavailable(name, f'"{stores.shown(uri)}": {error.reason}') from error
+        raise
+
+
+def _refuse_pickle(name: str, requirement: str, path: PurePath) -> None:
+    if artefacts.unpickles(requirement, path):
         raise RuntimeUnavailable(
-            model.name,
+            name,
             "its artefact unpickles, which runs code; put it beside the resource's file and name that on the "
             "worker's command line, or set allow_pickle",
         )
-    return found

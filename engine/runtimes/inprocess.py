@@ -9,29 +9,26 @@ import asyncio
 import logging
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from threading import Lock
-from typing import TYPE_CHECKING, Any, TypeAlias
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from engine.errors import InvalidInput, ModelFailed, RequestError, TimedOut
-from engine.protocol import tensors
-from engine.protocol.columns import Cells, Columns, TensorSpec
 from engine.protocol.messages import ModelMetadataResponse
 from engine.runtimes.contract import Part
+from engine.runtimes.function import Result, answer_row, together
+from engine.runtimes.stacking import Stacked, Stacker
+from engine.runtimes.stacks import layout
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
+    from engine.protocol.columns import Columns
     from engine.protocol.record import HeaderPairs
+    from engine.runtimes.function import Function
 
 log = logging.getLogger(__name__)
 
-Array: TypeAlias = "np.ndarray[Any, Any]"
-Arrays: TypeAlias = "Mapping[str, Array]"
-
-DEFAULT_THREADS = 4
+T = TypeVar("T")
 
 # What the names of models' threads begin with.
 THREADS_PREFIX = "model-"
@@ -47,31 +44,13 @@ UNLOAD_SECONDS = 5.0
 STOOD_STILL_SECONDS = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Function:
-    """A loaded model: read-only arrays by tensor name in, (name, array) pairs out.
-
-    call      may give back an array that it fills again for its next answer; raises InvalidInput when it refuses the
-              request; whatever else it raises is the model's failure
-    inputs    the names that the tensors must have; None when any will do
-    optional  names that the tensors may have besides
-    platform  what the model's metadata calls it
-    close     frees what the model holds, once no call is out
-    """
-
-    call: Callable[[Arrays], Sequence[tuple[str, Array]]]
-    inputs: tuple[str, ...] | None
-    platform: str
-    close: Callable[[], None] | None = None
-    optional: tuple[str, ...] = ()
-
-
 class InProcessRuntime:
     """A model that computes in this process.
 
     load_function  runs once, on one of the model's threads; RuntimeUnavailable says why it cannot
     max_rows       stack requests whose tensors agree in their first dimension along it, to so many rows in a call;
                    None: each is its own call
+    delay          seconds that a stack which is not full waits for more
     """
 
     def __init__(
@@ -80,24 +59,35 @@ class InProcessRuntime:
         load_function: Callable[[], Function],
         *,
         max_rows: int | None,
-        threads: int = DEFAULT_THREADS,
+        delay: float = 0.0,
+        threads: int,
     ) -> None:
-        self.name, self.max_rows, self.threads = name, max_rows, threads
+        self.name, self.max_rows, self.delay, self.threads = name, max_rows, delay, threads
         self._load_function = load_function
         self._executor: ThreadPoolExecutor | None = None
         self._function: Function | None = None
-        self._runs: set[_Run] = set()
-        self._calls: set[asyncio.Future[None]] = set()
+        self._stacker: Stacker | None = None
+        self._runs: set[_Rows | Stacked] = set()
+        self._calls: set[asyncio.Future[Any]] = set()
 
     async def load(self) -> None:
         """Load the model off the event loop."""
         executor = ThreadPoolExecutor(self.threads, thread_name_prefix=f"{THREADS_PREFIX}{self.name}")
         try:
-            self._function = await asyncio.get_running_loop().run_in_executor(executor, self._load_function)
+            function = await asyncio.get_running_loop().run_in_executor(executor, self._load_function)
         except BaseException:
             executor.shutdown(wait=False)
             raise
-        self._executor = executor
+        self._executor, self._function = executor, function
+        if self.max_rows is not None:
+            self._stacker = Stacker(
+                self.name,
+                function,
+                self._start,
+                calls_at_once=self.threads,
+                max_rows=self.max_rows,
+                delay=self.delay,
+            )
 
     async def unload(self) -> None:
         """Start no more calls, let those that run end on their threads, and free the model then.
@@ -106,6 +96,9 @@ class InProcessRuntime:
         """
         function, self._function = self._function, None
         executor, self._executor = self._executor, None
+        stacker, self._stacker = self._stacker, None
+        if stacker is not None:
+            stacker.stop()
         for run in self._runs:
             run.stop()
         if executor is not None:
@@ -115,18 +108,27 @@ class InProcessRuntime:
         elif function is not None and function.close is not None:
             await asyncio.to_thread(function.close)
 
+    @property
+    def native(self) -> Any:
+        """The library's own object of a model that is loaded here; None when it has none, or is elsewhere."""
+        return self._function.native if self._function is not None else None
+
     async def ready(self) -> bool:
         """Whether the model is loaded."""
         return self._function is not None
 
     async def metadata(self) -> Any:
-        """The names of the inputs, where they are known; a function says nothing of datatypes and shapes."""
+        """What the model says of its tensors: their names at least, where it takes them by name."""
         function = self._function
         metadata = ModelMetadataResponse(name=self.name, versions=["1"])
         if function is not None:
             metadata.platform = function.platform
-            for parameter in (*(function.inputs or ()), *function.optional):
-                metadata.inputs.add(name=parameter)
+            for side, specs in ((metadata.inputs, function.takes), (metadata.outputs, function.gives)):
+                for spec in specs:
+                    side.add(name=spec.name, datatype=spec.datatype, shape=spec.shape)
+            if not function.takes:
+                for parameter in (*(function.inputs or ()), *function.optional):
+                    metadata.inputs.add(name=parameter)
         return metadata
 
     async def infer(self, columns: Columns, headers: Sequence[HeaderPairs], timeout: float) -> AsyncIterator[Part]:  # noqa: ARG002  the contract's; a function sees only tensors
@@ -135,23 +137,16 @@ class InProcessRuntime:
         A thread cannot be stopped: when nothing has come for `timeout` seconds, the rows that are left fail, and the
         call that hangs keeps its thread.
         """
-        function, executor = self._function, self._executor
-        refusal = ModelFailed(f'model "{self.name}" is not loaded') if function is None else self._refusal(columns)
-        if refusal is not None or function is None or executor is None:
+        function = self._function
+        refusal = self._refusal(function, columns)
+        if refusal is not None or function is None:
             yield Part(range(len(columns)), refusal or ModelFailed(f'model "{self.name}" is not loaded'))
             return
-        run = _Run(function, columns, self.max_rows)
+        run = self._begin(function, columns)
         answered: set[int] = set()
-        loop = asyncio.get_running_loop()
-        workers = min(self.threads, run.chunk_count)
-        threads = [loop.run_in_executor(executor, run.work, loop) for _ in range(workers)]
-        for thread in threads:
-            self._calls.add(thread)
-            thread.add_done_callback(self._calls.discard)
-            thread.add_done_callback(run.wake)
         self._runs.add(run)
         try:
-            while not all(thread.done() for thread in threads):
+            while not run.over:
                 parts = await self._finished(run, timeout)
                 for part in parts:
                     answered.update(part.rows)
@@ -164,11 +159,26 @@ class InProcessRuntime:
             self._runs.discard(run)
             run.stop()
         for part in run.left():
+            answered.update(part.rows)
             yield part
-        if rows := run.not_begun():
+        if rows := [row for row in range(len(columns)) if row not in answered]:
             yield Part(rows, ModelFailed(f'model "{self.name}" was unloaded before its turn came'))
 
-    async def _finished(self, run: _Run, timeout: float) -> list[Part]:
+    def _begin(self, function: Function, columns: Columns) -> _Rows | Stacked:
+        if self._stacker is not None and (agreed := layout(columns)) is not None:
+            return self._stacker.begin(columns, agreed)
+        run = _Rows(function, columns)
+        run.start(self._start, self.threads)
+        return run
+
+    def _start(self, work: Callable[[], T]) -> asyncio.Future[T]:
+        """Have one of the model's threads do something."""
+        call = asyncio.get_running_loop().run_in_executor(self._executor, work)
+        self._calls.add(call)
+        call.add_done_callback(self._calls.discard)
+        return call
+
+    async def _finished(self, run: _Rows | Stacked, timeout: float) -> list[Part]:
         """The next parts; a process that stood still itself (a laptop that slept) gives the model its time again."""
         loop = asyncio.get_running_loop()
         while True:
@@ -180,13 +190,13 @@ class InProcessRuntime:
                 if loop.time() - due < STOOD_STILL_SECONDS:
                     raise
 
-    def _refusal(self, columns: Columns) -> RequestError | None:
-        names = columns.names
+    def _refusal(self, function: Function | None, columns: Columns) -> RequestError | None:
+        if function is None:
+            return ModelFailed(f'model "{self.name}" is not loaded')
+        names, wanted = columns.names, function.inputs
         if len(set(names)) < len(names):
             return InvalidInput(f"the tensors {', '.join(names)} are not all named differently; rename with tensorMap")
-        wanted = self._function.inputs if self._function is not None else None
-        optional = self._function.optional if self._function is not None else ()
-        if wanted is not None and not set(wanted) <= set(names) <= {*wanted, *optional}:
+        if wanted is not None and not set(wanted) <= set(names) <= {*wanted, *function.optional}:
             return InvalidInput(
                 f'model "{self.name}" takes the tensors {", ".join(wanted)} and was given {", ".join(names)}; '
                 "rename with tensorMap"
@@ -194,31 +204,29 @@ class InProcessRuntime:
         return None
 
 
-def _call(function: Function, arrays: Arrays) -> Sequence[tuple[str, Array]]:
-    """One call of the model; whatever goes wrong in it is the request's error."""
-    try:
-        return function.call(arrays)
-    except RequestError:
-        raise
-    except (Exception, SystemExit) as error:
-        # A model that calls exit() must not end the process.
-        raise ModelFailed(f"{type(error).__name__}: {error}") from error
+class _Rows:
+    """One call's rows, each a call of the model, taken up by the model's threads, handed back in parts."""
 
-
-class _Run:
-    """One call's rows, taken chunk by chunk by the model's threads, handed back to the event loop in parts."""
-
-    def __init__(self, function: Function, columns: Columns, max_rows: int | None) -> None:
-        self._function, self._columns, self._max_rows = function, columns, max_rows
-        # With different first dimensions, a stack would not be many requests but one that broadcasts differently.
-        sizes = {spec.shape[:1] for spec in columns.specs}
-        self._stacked = max_rows is not None and len(sizes) == 1 and sizes.isdisjoint({(), (0,)})
-        self._chunks = deque(self._chunk_rows())
-        self.chunk_count = len(self._chunks)
-        self._done: list[_Result] = []
+    def __init__(self, function: Function, columns: Columns) -> None:
+        self._function, self._columns = function, columns
+        self._waiting = deque(range(len(columns)))
+        self._threads: list[asyncio.Future[None]] = []
+        self._done: list[Result] = []
         self._adding = Lock()
         self._stopped = False
         self._ready = asyncio.Event()
+
+    def start(self, start: Callable[[Callable[[], None]], asyncio.Future[None]], threads: int) -> None:
+        """Have so many threads compute."""
+        loop = asyncio.get_running_loop()
+        self._threads = [start(lambda: self._work(loop)) for _ in range(min(threads, len(self._waiting)))]
+        for thread in self._threads:
+            thread.add_done_callback(self._wake)
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more will come."""
+        return all(thread.done() for thread in self._threads)
 
     async def finished(self) -> list[Part]:
         """The parts that have come in since the last time; waits for news."""
@@ -230,148 +238,28 @@ class _Run:
         """The parts that have come in and were not taken yet."""
         with self._adding:
             done, self._done = self._done, []
-        return _together(done, self._columns)
+        return together(done, self._columns)
 
     def stop(self) -> None:
-        """Begin no more chunks."""
+        """Begin no more calls."""
         self._stopped = True
 
-    def not_begun(self) -> list[int]:
-        """The rows that no thread took up, once all threads have ended."""
-        return [row for rows in self._chunks for row in rows]
-
-    def wake(self, _thread: object) -> None:
+    def _wake(self, _thread: object) -> None:
         """A thread has ended, well or badly: whoever waits should look."""
         self._ready.set()
 
-    def work(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Run on one of the model's threads: chunks until none is left."""
+    def _work(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Run on one of the model's threads: row by row until none is left."""
         while not self._stopped:
             try:
-                rows = self._chunks.popleft()
+                row = self._waiting.popleft()
             except IndexError:
                 return
-            self._add(self._stack(rows) if self._stacked else self._single(rows), loop)
+            self._add(answer_row(self._function, self._columns, row), loop)
 
-    def _add(self, results: list[_Result], loop: asyncio.AbstractEventLoop) -> None:
+    def _add(self, result: Result, loop: asyncio.AbstractEventLoop) -> None:
         with self._adding:
             first = not self._done
-            self._done += results
-        if first and self._chunks:
+            self._done.append(result)
+        if first and self._waiting:
             loop.call_soon_threadsafe(loop.call_later, HAND_OVER_SECONDS, self._ready.set)
-
-    def _chunk_rows(self) -> list[range]:
-        count = len(self._columns)
-        size = 1
-        if self._max_rows is not None and self._stacked:
-            rows_each = max(1, *(spec.shape[0] for spec in self._columns.specs))
-            size = max(1, self._max_rows // rows_each)
-        return [range(start, min(start + size, count)) for start in range(0, count, size)]
-
-    def _single(self, rows: range) -> list[_Result]:
-        return [self._result(range(row, row + 1), stacked=False) for row in rows]
-
-    def _stack(self, rows: range) -> list[_Result]:
-        """One call for all rows; when it fails, each row alone, so that one bad request fails alone."""
-        result = self._result(rows, stacked=len(rows) > 1)
-        if len(rows) > 1 and isinstance(result.outcome, RequestError):
-            return [self._result(range(row, row + 1), stacked=False) for row in rows]
-        return [result]
-
-    def _result(self, rows: range, *, stacked: bool) -> _Result:
-        """What one call of the model gives for these rows; whatever goes wrong is these rows' error."""
-        columns = self._columns
-        try:
-            arrays = {
-                name: _stacked(columns, index, rows) if stacked else columns.array(index, rows.start)
-                for index, name in enumerate(columns.names)
-            }
-            for array in arrays.values():
-                # Other steps read the same memory.
-                array.flags.writeable = False
-            length = len(next(iter(arrays.values()))) if stacked else None
-            return _Result(rows, _outputs(_call(self._function, arrays), len(rows), length))
-        except RequestError as error:
-            return _Result(rows, error)
-        except Exception as error:
-            log.exception("the answer of a model could not be read")
-            return _Result(rows, ModelFailed(f"its answer cannot be read: {type(error).__name__}: {error}"))
-
-
-@dataclass(frozen=True, slots=True)
-class _Result:
-    """What a call gave for its rows: specs with cells of shape (rows, ...), or an error."""
-
-    rows: Sequence[int]
-    outcome: tuple[tuple[TensorSpec, ...], tuple[Cells, ...]] | RequestError
-
-
-def _stacked(columns: Columns, index: int, rows: range) -> Array:
-    """The rows of a tensor along its first dimension, each having as many of it as its shape says."""
-    cells, spec = columns.cells[index], columns.specs[index]
-    if isinstance(cells, list):
-        return np.concatenate([columns.array(index, row) for row in rows])
-    part = cells[rows.start : rows.stop].reshape(len(rows) * spec.shape[0], *spec.shape[1:])
-    return tensors.float32_of_bf16(part) if spec.datatype == "BF16" else part
-
-
-def _outputs(
-    answer: Sequence[tuple[str, Array]], requests: int, length: int | None
-) -> tuple[tuple[TensorSpec, ...], tuple[Cells, ...]]:
-    """Arrays as specs and cells: one request's, or those of a stack of `length` rows shared out."""
-    specs: list[TensorSpec] = []
-    cells: list[Cells] = []
-    for name, array in answer:
-        try:
-            datatype = tensors.datatype_of(array)
-        except TypeError as error:
-            raise ModelFailed(f'output "{name}": {error}') from None
-        shared = array[np.newaxis] if length is None else _shared_out(name, array, requests, length)
-        specs.append(TensorSpec(name, datatype, shared.shape[1:]))
-        if datatype == "BYTES":
-            kind = tensors.DATATYPES[datatype]
-            # The ellipsis keeps a row without dimensions an array.
-            cells.append([tensors.raw_of(shared[row, ...], kind) for row in range(len(shared))])
-        else:
-            # A copy, since the model may fill the same array again for the next request.
-            cells.append(np.array(shared))
-    return tuple(specs), tuple(cells)
-
-
-def _shared_out(name: str, array: Array, requests: int, length: int) -> Array:
-    if not array.ndim or len(array) != length:
-        raise ModelFailed(
-            f'output "{name}" has shape {list(array.shape)}: of {requests} stacked requests with {length} rows '
-            "each must get its own rows"
-        )
-    return array.reshape(requests, length // requests, *array.shape[1:])
-
-
-def _together(results: list[_Result], columns: Columns) -> list[Part]:
-    """Results of one kind as one part: the fewer parts, the fewer batches follow."""
-    groups: dict[Any, list[_Result]] = {}
-    for result in results:
-        key = id(result) if isinstance(result.outcome, RequestError) else result.outcome[0]
-        groups.setdefault(key, []).append(result)
-    parts = []
-    for group in groups.values():
-        rows = group[0].rows if len(group) == 1 else [row for result in group for row in result.rows]
-        first = group[0].outcome
-        if isinstance(first, RequestError):
-            parts.append(Part(rows, first))
-            continue
-        cells = tuple(
-            _joined([result.outcome[1][index] for result in group if not isinstance(result.outcome, RequestError)])
-            for index in range(len(first[0]))
-        )
-        ids = [columns.ids[row] for row in rows]
-        parts.append(Part(rows, Columns(ids, first[0], cells, columns.parameters)))
-    return parts
-
-
-def _joined(pieces: list[Cells]) -> Cells:
-    if len(pieces) == 1:
-        return pieces[0]
-    if isinstance(pieces[0], list):
-        return [raw for piece in pieces for raw in piece]
-    return np.concatenate(pieces)

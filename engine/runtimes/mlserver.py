@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import json
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -15,53 +16,138 @@ import numpy as np
 
 from engine.errors import InvalidInput, ModelFailed, RuntimeUnavailable
 from engine.protocol import tensors
-from engine.runtimes.inprocess import Function
+from engine.protocol.columns import TensorSpec
+from engine.runtimes import modules
+from engine.runtimes.function import Function
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from engine.runtimes.inprocess import Array, Arrays
+    from engine.runtimes.function import Array, Arrays
 
 # What `spec.requirements` names, and the class that serves it.
-IMPLEMENTATIONS = {"sklearn": "mlserver_sklearn.SKLearnModel"}
+IMPLEMENTATIONS = {
+    "sklearn": "mlserver_sklearn.SKLearnModel",
+    "xgboost": "mlserver_xgboost.XGBoostModel",
+    "lightgbm": "mlserver_lightgbm.LightGBMModel",
+}
+
+# The requirement that leaves the class to the parameter `implementation`, or to the artefact's own settings.
+ANY = "mlserver"
+
+# Parameters that are not the model's: the class, and the outputs that it is to compute, divided by commas.
+IMPLEMENTATION, OUTPUTS = "implementation", "outputs"
+
+# What an artefact's folder may hold beside the model, as MLServer reads it.
+SETTINGS_FILE = "model-settings.json"
 
 
-def load(name: str, requirement: str, artefact: Path, parameters: Mapping[str, str]) -> Function:
+def load(name: str, requirement: str, artefact: Path, parameters: Mapping[str, str], folder: Path) -> Function:
     """Make MLServer's model class for the artefact and load it.
 
-    Raises RuntimeUnavailable when the extra is missing, the artefact is, or the class refuses it.
+    A class that is not MLServer's own stands beside the resource file in `folder`, in the artefact's folder, or is
+    installed. Raises RuntimeUnavailable when an extra is missing, the artefact is, or the class refuses it.
     """
     if not artefact.exists():
         raise RuntimeUnavailable(name, f"the artefact {artefact} does not exist")
-    module_name, _, class_name = IMPLEMENTATIONS[requirement].rpartition(".")
+    written = _written(name, artefact)
+    given = {key: value for key, value in parameters.items() if key not in (IMPLEMENTATION, OUTPUTS)}
+    path = IMPLEMENTATIONS.get(requirement) or parameters.get(IMPLEMENTATION) or written.get(IMPLEMENTATION)
+    if not path:
+        raise RuntimeUnavailable(
+            name, f'nothing names its class: add the parameter "{IMPLEMENTATION}", or a {SETTINGS_FILE} to {artefact}'
+        )
+    cls = _class(name, requirement, path, artefact if written.get(IMPLEMENTATION) == path else folder)
+    model = _make(name, cls, artefact, written, given)
+    outputs = [output.strip() for output in parameters.get(OUTPUTS, "").split(",") if output.strip()]
+    caller = _Caller(name, model, outputs)
+    return Function(
+        caller,
+        None,
+        f"mlserver_{requirement}" if requirement != ANY else written.get("platform") or path,
+        caller.close,
+        takes=_specs(model.inputs),
+        gives=_specs(model.outputs),
+        # Where all of MLServer's own classes keep it, in none of their contracts.
+        native=getattr(model, "_model", None),
+    )
+
+
+def _written(name: str, artefact: Path) -> dict[str, Any]:
+    """What the settings file of an artefact's folder says; nothing when there is none."""
+    file = artefact / SETTINGS_FILE
+    if not file.is_file():
+        return {}
+    try:
+        found = json.loads(file.read_bytes())
+    except ValueError as error:
+        raise RuntimeUnavailable(name, f"{file} is not JSON: {error}") from None
+    if not isinstance(found, dict) or not isinstance(found.get("parameters", {}), dict):
+        raise RuntimeUnavailable(name, f"{file} is no object of settings")
+    return found
+
+
+def _class(name: str, requirement: str, path: str, folder: Path) -> Any:
+    module_name, _, class_name = path.rpartition(".")
+    if requirement in IMPLEMENTATIONS or path in IMPLEMENTATIONS.values():
+        try:
+            return getattr(importlib.import_module(module_name), class_name)
+        except ImportError as error:
+            raise RuntimeUnavailable(
+                name, f'"{requirement}" needs {error.name}; pip install "millrace[runtimes]"'
+            ) from error
+    if not module_name:
+        raise RuntimeUnavailable(name, f'"{path}" is no class; write PACKAGE.MODULE.CLASS')
+    return modules.find(name, module_name, class_name, folder)
+
+
+def _make(name: str, cls: Any, artefact: Path, written: Mapping[str, Any], given: Mapping[str, str]) -> Any:
+    """The model, loaded."""
     try:
         settings = importlib.import_module("mlserver.settings")
-        cls = getattr(importlib.import_module(module_name), class_name)
     except ImportError as error:
-        raise RuntimeUnavailable(
-            name, f'"{requirement}" needs {error.name}; pip install "millrace[runtimes]"'
-        ) from error
+        raise RuntimeUnavailable(name, f'it needs {error.name}; pip install "millrace[runtimes]"') from error
+    own = dict(written.get("parameters") or {})
+    place = _within(name, artefact, own.get("uri"))
+    extra = {**(own.get("extra") or {}), **given}
     try:
-        model = cls(
-            settings.ModelSettings(
-                name=name,
-                implementation=cls,
-                parameters=settings.ModelParameters(uri=str(artefact), extra=dict(parameters) or None),
-            )
+        told = settings.ModelSettings.model_validate(
+            {
+                **written,
+                "name": name,
+                "implementation": f"{cls.__module__}.{cls.__qualname__}",
+                "parameters": {**own, "uri": str(place), "extra": extra or None},
+            }
         )
+        model = cls(told)
         asyncio.run(model.load())
     except Exception as error:
         raise RuntimeUnavailable(name, f"loading {artefact} raised {type(error).__name__}: {error}") from error
-    caller = _Caller(name, model)
-    return Function(caller, None, f"mlserver_{requirement}", caller.close)
+    return model
+
+
+def _within(name: str, artefact: Path, uri: str | None) -> Path:
+    """Where the settings of an artefact's folder say that its model is."""
+    place = (artefact / (uri or ".")).resolve()
+    if not place.is_relative_to(artefact.resolve()):
+        raise RuntimeUnavailable(name, f'{SETTINGS_FILE} names "{uri}", which is outside of {artefact}')
+    return place
+
+
+def _specs(described: Sequence[Any] | None) -> tuple[TensorSpec, ...]:
+    """What MLServer's settings say of tensors."""
+    return tuple(
+        TensorSpec(tensor.name, str(getattr(tensor.datatype, "value", tensor.datatype)), tuple(tensor.shape))
+        for tensor in described or ()
+    )
 
 
 class _Caller:
     """Calls a loaded MLServer model with arrays."""
 
-    def __init__(self, name: str, model: Any) -> None:
-        self._name, self._model = name, model
+    def __init__(self, name: str, model: Any, outputs: Sequence[str]) -> None:
+        self._name, self._model, self._outputs = name, model, outputs
         self._types = importlib.import_module("mlserver.types")
         self._codec = importlib.import_module("mlserver.codecs").NumpyCodec
         self._refusal = importlib.import_module("mlserver.errors").InferenceError
@@ -69,7 +155,8 @@ class _Caller:
         self._runners: list[asyncio.Runner] = []
 
     def __call__(self, arrays: Arrays) -> Sequence[tuple[str, Array]]:
-        request = self._types.InferenceRequest(inputs=[self._input(*item) for item in arrays.items()])
+        outputs = [self._types.RequestOutput(name=name) for name in self._outputs] or None
+        request = self._types.InferenceRequest(inputs=[self._input(*item) for item in arrays.items()], outputs=outputs)
         try:
             answer = self._runner().run(self._model.predict(request))
         except (self._refusal, ValueError) as error:

@@ -81,6 +81,12 @@ class Victim(Product):
         return pages * 4096
 
     @property
+    def children(self) -> list[int]:
+        """Its models' own processes."""
+        tasks = Path(f"/proc/{self.process.pid}/task").iterdir()
+        return [int(child) for task in tasks for child in (task / "children").read_text().split()]
+
+    @property
     def descriptors(self) -> int:
         """Open files and sockets."""
         return sum(1 for _ in Path(f"/proc/{self.process.pid}/fd").iterdir())

@@ -1,7 +1,10 @@
-"""Models that go wrong or take long, and records that are none: rows 11, 12 and 14 to 18."""
+"""Models that go wrong or take long, and records that are none: rows 11 to 18."""
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 import time
 from collections import Counter
 from typing import TYPE_CHECKING
@@ -54,6 +57,48 @@ def test_a_model_that_goes_wrong_fails_its_requests_and_no_others(scene: Scene) 
     assert set(by_topic[outputs]) == set(by_topic[errors]) == WRONG
     assert set(by_topic[outputs].values()) == {b"moody", b"second"}
     scene.figures.update(requests=REQUESTS, errors=len(WRONG), lost=0, duplicated=len(found[errors]) - len(WRONG))
+
+
+MORTALS = 400
+# Long enough for a process to be started again and the call to be made.
+KILL_SECONDS = 2.0
+POISON = {number for number in range(MORTALS) if number % 50 == 35}
+
+
+@pytest.mark.row(13)
+@pytest.mark.timeout(180)
+def test_a_models_process_that_dies_costs_a_call_and_no_worker(scene: Scene, chance: random.Random) -> None:
+    (worker,) = scene.fleet.grow(1, MORE)
+    outputs, errors = scene.topic("pipeline", "mortals", "outputs"), scene.topic("errors", "errors")
+    killed: list[int] = []
+    enough = threading.Event()
+
+    def kill_now_and_then() -> None:
+        while not enough.wait(KILL_SECONDS):
+            # As the kernel does when memory runs out.
+            killed.append(chance.choice(worker.children))
+            os.kill(killed[-1], signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_now_and_then)
+    with Kafka(scene.kafka.address) as kafka, kafka.tap(outputs) as tap:
+        records: list[tuple[bytes | None, bytes | None, Headers]] = [
+            (payload(number), None, [("x-request-id", b"%d" % number)]) for number in range(MORTALS)
+        ]
+        killer.start()
+        try:
+            kafka.send_many(scene.topic("pipeline", "mortals", "inputs"), records)
+            tap.until(lambda found: len(found.seen) >= MORTALS, "an answer or an error for each request", 120)
+        finally:
+            enough.set()
+            killer.join()
+    assert worker.running
+    scene.fleet.end_all()
+    found = read_all(scene.kafka.address, [outputs, errors])
+    ids = {topic: Counter(int(dict(record.headers())["x-request-id"]) for record in found[topic]) for topic in found}
+    assert killed
+    assert ids[outputs] == Counter(range(MORTALS))
+    assert ids[errors] == Counter(POISON)
+    scene.figures.update(requests=MORTALS, errors=len(POISON), kills=len(killed), lost=0, duplicated=0)
 
 
 def _truncated() -> bytes:

@@ -1,19 +1,27 @@
 from __future__ import annotations
 
+import os
+import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
+from file_server import FileServer, Served
+from test_archives import zipped
 
 from engine.errors import RuntimeUnavailable
+from engine.protocol.columns import Columns, TensorSpec
 from engine.resources import Model, documents, parse
 from engine.runtimes import choice
 from engine.runtimes.inprocess import InProcessRuntime
 from engine.runtimes.remote import RemoteRuntime
 from engine.runtimes.remote_grpc import GrpcTransport
 from engine.runtimes.remote_rest import RestTransport
+from engine.settings import Settings
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
 HEAD = "apiVersion: mlops.seldon.io/v1alpha1\nkind: Model\nmetadata:\n  name: iris\nspec:\n"
 
@@ -62,23 +70,25 @@ def test_a_callable_that_is_none_is_refused(uri: str) -> None:
     assert refusals(uri) == [f'1:15: "{uri}" names no callable (write python:PACKAGE.MODULE:ATTRIBUTE)']
 
 
-def test_an_artefact_from_the_network_is_not_supported_yet() -> None:
-    assert refusals("https://h/model.zip", "  requirements: [sklearn]\n") == [
-        (
-            '1:15: "https://h/model.zip": artefacts from the network are not supported yet '
-            "(without requirements it is the address of a V2 server)"
-        )
+@pytest.mark.parametrize("uri", ["https://h/model.zip", "http://h/", "s3://bucket/iris", "memory://iris"])
+def test_an_artefact_from_elsewhere_with_a_requirement_has_no_problem(uri: str) -> None:
+    assert refusals(uri, "  requirements: [sklearn]\n") == []
+
+
+@pytest.mark.parametrize(
+    ("uri", "close"), [("s33://a/b", "s3"), ("htps://a/b", "https"), ("filee:///a", "file"), ("gcss://a", "gcs")]
+)
+def test_an_address_that_nothing_here_opens_is_refused_with_the_nearest_that_is_known(uri: str, close: str) -> None:
+    assert refusals(uri, "  requirements: [sklearn]\n") == [
+        f'1:15: "{uri}": nothing here opens such addresses (did you mean "{close}://"?)'
     ]
 
 
-@pytest.mark.parametrize("scheme", ["s3", "gs"])
-def test_an_address_that_nothing_here_opens_is_refused(scheme: str) -> None:
-    assert refusals(f"{scheme}://a/b") == [
-        (
-            f'1:15: "{scheme}://a/b": {scheme}: addresses are not supported yet '
-            "(supported are grpc://, grpcs://, http://, https://, python:, file:// and paths)"
-        )
-    ]
+@pytest.mark.parametrize("uri", ["quux://a/b", "zip://model::s3://a/b", "s3:a", "https:a", "local:///a"])
+def test_an_address_that_nothing_here_opens_is_refused_with_all_that_is_known(uri: str) -> None:
+    [refusal] = refusals(uri, "  requirements: [sklearn]\n")
+    assert refusal.startswith(f'1:15: "{uri}": nothing here opens such addresses (supported are paths, python: and ')
+    assert {"file://", "grpc://", "https://", "s3://"} <= set(refusal.strip(")").replace(",", "").split())
 
 
 def test_an_artefact_without_requirements_is_refused() -> None:
@@ -93,20 +103,7 @@ def test_a_requirement_that_is_near_a_known_one_is_told() -> None:
 
 def test_a_requirement_that_nothing_serves_is_told_with_what_is_served() -> None:
     assert refusals("model", "  requirements: [tensorflow]\n") == [
-        '2:18: no runtime here serves "tensorflow" (supported are sklearn)'
-    ]
-
-
-@pytest.mark.parametrize("name", ["max_batch_size", "threads"])
-@pytest.mark.parametrize("value", ["0", "-1", "x", "1.5", "²", "9" * 5000])
-def test_a_count_that_is_none_is_refused(name: str, value: str) -> None:
-    [refusal] = refusals("python:a:b", parameter(name, value))
-    assert refusal.endswith(f'parameter "{name}" is "{value}"; it must be a whole number above 0')
-
-
-def test_a_batch_delay_is_not_supported_yet() -> None:
-    assert refusals("python:a:b", parameter("max_batch_delay_ms", "5")) == [
-        '2:23: parameter "max_batch_delay_ms" is not supported yet (requests of one fetch are stacked)'
+        '2:18: no runtime here serves "tensorflow" (supported are sklearn, xgboost, lightgbm, onnx, mlserver)'
     ]
 
 
@@ -116,8 +113,10 @@ def test_an_explainer_is_not_supported_yet() -> None:
     ]
 
 
-def make(folder: Path, found: Model, **given: Any) -> Any:
-    return choice.make(found, folder, **{"max_message_bytes": 1 << 20, "allow_pickle": False, "trusted": True, **given})
+def make(folder: Path, found: Model, *, trusted: bool = True, allow_pickle: bool = False) -> Any:
+    """The runtime, with a cache beside the folder."""
+    settings = Settings(allow_pickle=allow_pickle, artefact_cache=str(folder.parent / "cache"))
+    return choice.make(found, folder, settings, trusted=trusted)
 
 
 @pytest.mark.parametrize(
@@ -137,36 +136,129 @@ def test_a_callable_runs_in_this_process_with_its_parameters(tmp_path: Path) -> 
     assert (made.max_rows, made.threads) == (8, 1)
 
 
+async def test_a_callable_runs_in_processes_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "where.py").write_text("import os\ndef f():\n    return {'pid': [os.getpid()]}\n")
+    made = make(tmp_path, model("python:where:f", "  parameters: [{name: processes, value: '1'}]\n"))
+    await made.load()
+    try:
+        [part] = [part async for part in made.infer(Columns([b""], (), ()), [()], 30.0)]
+    finally:
+        await made.unload()
+    assert part.outcome.array(0, 0).tolist() != [os.getpid()]
+
+
 def test_requests_are_not_stacked_unless_asked_for(tmp_path: Path) -> None:
     assert make(tmp_path, model("python:a:b")).max_rows is None
 
 
 SKLEARN = "  requirements: [sklearn]\n"
 PICKLE = "its artefact unpickles, which runs code"
+IRIS = Path(__file__).parents[2] / "pipelines" / "iris"
+FLOWERS = Columns(
+    [b"a"], (TensorSpec("predict", "FP64", (2, 4)),), (np.array([[[5.1, 3.5, 1.4, 0.2], [6.7, 3.0, 5.2, 2.3]]]),)
+)
 
 
-def test_an_artefact_beside_a_named_resource_file_is_taken(tmp_path: Path) -> None:
-    assert isinstance(make(tmp_path, model("a/model.joblib", SKLEARN)), InProcessRuntime)
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A resource file's, with the sample's artefact beside."""
+    shutil.copytree(IRIS, tmp_path / "folder" / "iris")
+    return tmp_path / "folder"
 
 
-def test_an_artefact_of_a_resource_that_nobody_named_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeUnavailable, match=PICKLE):
-        make(tmp_path, model("model.joblib", SKLEARN), trusted=False)
+@pytest.fixture
+def server() -> Iterator[FileServer]:
+    """Serves the sample's artefact as a zip file."""
+    with FileServer() as serving:
+        packed = zipped({"iris/model.joblib": (IRIS / "model.joblib").read_bytes()})
+        serving.files["/models/iris.zip"] = Served(packed, etag='"1"')
+        yield serving
 
 
-@pytest.mark.parametrize("uri", ["../model.joblib", "/elsewhere/model.joblib", "file:///elsewhere/model.joblib"])
-def test_an_artefact_elsewhere_is_refused_even_to_a_named_resource_file(tmp_path: Path, uri: str) -> None:
-    with pytest.raises(RuntimeUnavailable, match=PICKLE):
-        make(tmp_path / "folder", model(uri, SKLEARN))
+async def species(runtime: InProcessRuntime) -> list[int]:
+    """What a runtime says of two flowers, once it is loaded."""
+    await runtime.load()
+    try:
+        [part] = [part async for part in runtime.infer(FLOWERS, [()], 30.0)]
+        assert isinstance(part.outcome, Columns)
+        return np.asarray(part.outcome.cells[0]).reshape(-1).tolist()
+    finally:
+        await runtime.unload()
 
 
-def test_a_link_that_leads_elsewhere_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "folder" / "model.joblib").symlink_to(tmp_path / "model.joblib")
-    with pytest.raises(RuntimeUnavailable, match=PICKLE):
-        make(tmp_path / "folder", model("model.joblib", SKLEARN))
+async def refusal(runtime: InProcessRuntime) -> str:
+    with pytest.raises(RuntimeUnavailable) as caught:
+        await runtime.load()
+    return caught.value.reason
 
 
-def test_any_artefact_is_taken_where_the_setting_allows_it(tmp_path: Path) -> None:
-    made = make(tmp_path, model("/elsewhere/model.joblib", SKLEARN), trusted=False, allow_pickle=True)
-    assert isinstance(made, InProcessRuntime)
+def test_an_artefact_over_http_is_known_by_its_requirements(tmp_path: Path) -> None:
+    assert isinstance(make(tmp_path, model("http://h:80/model.zip", SKLEARN)), InProcessRuntime)
+
+
+@pytest.mark.parametrize("uri", ["iris", "iris/model.joblib", "./iris/../iris"])
+async def test_an_artefact_beside_a_named_resource_file_is_loaded(folder: Path, uri: str) -> None:
+    assert await species(make(folder, model(uri, SKLEARN))) == [0, 2]
+
+
+async def test_an_artefact_of_a_resource_that_nobody_named_is_refused(folder: Path) -> None:
+    assert (await refusal(make(folder, model("iris", SKLEARN), trusted=False))).startswith(PICKLE)
+    assert await species(make(folder, model("iris", SKLEARN), trusted=False, allow_pickle=True)) == [0, 2]
+
+
+async def test_an_artefact_elsewhere_is_refused_even_to_a_named_resource_file(folder: Path) -> None:
+    for uri in ("../folder/iris", str(IRIS), f"file://{IRIS}"):
+        (folder / "inner").mkdir(exist_ok=True)
+        assert "leads out of the resource file's folder" in await refusal(make(folder / "inner", model(uri, SKLEARN)))
+
+
+async def test_a_link_that_leads_elsewhere_is_refused(folder: Path) -> None:
+    (folder / "linked").symlink_to(IRIS)
+    assert "leads out of the resource file's folder" in await refusal(make(folder, model("linked", SKLEARN)))
+
+
+@pytest.mark.parametrize("uri", [str(IRIS), f"file://{IRIS}/model.joblib"])
+async def test_an_artefact_elsewhere_is_taken_where_the_setting_allows_it(folder: Path, uri: str) -> None:
+    assert await species(make(folder, model(uri, SKLEARN), trusted=False, allow_pickle=True)) == [0, 2]
+
+
+async def test_an_artefact_served_as_a_zip_file_is_loaded_and_answers(folder: Path, server: FileServer) -> None:
+    fetched = model(f"{server.url}/models/iris.zip", SKLEARN)
+    assert await species(make(folder, fetched, allow_pickle=True)) == [0, 2]
+    assert await species(make(folder, fetched, allow_pickle=True)) == [0, 2]
+    assert server.fetches() == 1
+
+
+async def test_an_artefact_from_elsewhere_that_may_run_code_is_not_even_fetched(
+    folder: Path, server: FileServer
+) -> None:
+    assert (await refusal(make(folder, model(f"{server.url}/models/iris.zip", SKLEARN)))).startswith(PICKLE)
+    assert server.asked == []
+
+
+async def test_an_artefact_that_came_from_elsewhere_is_not_trusted_because_of_where_the_cache_is(
+    folder: Path, server: FileServer
+) -> None:
+    cache = folder / "cache"
+    settings = Settings(allow_pickle=True, artefact_cache=str(cache))
+    fetched = choice.make(model(f"{server.url}/models/iris.zip", SKLEARN), folder, settings, trusted=True)
+    assert isinstance(fetched, InProcessRuntime)
+    assert await species(fetched) == [0, 2]
+    [kept] = cache.rglob("model.joblib")
+    settings = Settings(artefact_cache=str(cache))
+    named = choice.make(model(str(kept.relative_to(folder)), SKLEARN), folder, settings, trusted=True)
+    assert isinstance(named, InProcessRuntime)
+    assert (await refusal(named)).startswith(PICKLE)
+
+
+async def test_a_folder_without_the_model_is_told_with_its_address(folder: Path, server: FileServer) -> None:
+    server.files["/none.zip"] = Served(zipped({"readme": b"1", "other": b"2"}))
+    uri = f"{server.url}/none.zip"
+    said = await refusal(make(folder, model(uri, SKLEARN), allow_pickle=True))
+    assert said.startswith(f'"{uri}": loading ')
+
+
+async def test_an_artefact_that_is_not_there_is_told_with_its_address(folder: Path, server: FileServer) -> None:
+    uri = f"{server.url}/none.zip"
+    said = await refusal(make(folder, model(uri, SKLEARN), allow_pickle=True))
+    assert said == f'"{uri}": the server answers 404 Not Found'

@@ -11,13 +11,14 @@ from engine.errors import InvalidInput, ModelFailed, RequestError, RuntimeUnavai
 from engine.protocol import tensors
 from engine.protocol.columns import Columns, TensorSpec
 from engine.runtimes import inprocess
-from engine.runtimes.inprocess import Function, InProcessRuntime
+from engine.runtimes.function import Function
+from engine.runtimes.inprocess import InProcessRuntime
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from engine.runtimes.contract import Part
-    from engine.runtimes.inprocess import Arrays
+    from engine.runtimes.function import Arrays
 
 Outcome = list[tuple[str, str, tuple[int, ...], bytes]]
 
@@ -272,7 +273,7 @@ async def test_tensors_that_share_a_name_are_refused() -> None:
 
 
 async def test_tensors_that_the_model_does_not_take_are_refused() -> None:
-    runtime = InProcessRuntime("m", lambda: function(double, ("x", "scale")), max_rows=None)
+    runtime = InProcessRuntime("m", lambda: function(double, ("x", "scale")), max_rows=None, threads=4)
     await runtime.load()
     [part] = [part async for part in runtime.infer(columns([1]), [()], 1.0)]
     await runtime.unload()
@@ -347,7 +348,7 @@ async def test_calls_that_wait_when_a_model_is_unloaded_end_with_an_error() -> N
 
 
 async def test_a_model_is_ready_between_load_and_unload() -> None:
-    runtime = InProcessRuntime("m", lambda: function(double), max_rows=None)
+    runtime = InProcessRuntime("m", lambda: function(double), max_rows=None, threads=4)
     said = [await runtime.ready()]
     await runtime.load()
     said.append(await runtime.ready())
@@ -356,7 +357,7 @@ async def test_a_model_is_ready_between_load_and_unload() -> None:
 
 
 async def test_a_model_that_is_not_loaded_fails_its_requests() -> None:
-    runtime = InProcessRuntime("m", lambda: function(double), max_rows=None)
+    runtime = InProcessRuntime("m", lambda: function(double), max_rows=None, threads=4)
     [part] = [part async for part in runtime.infer(columns([1]), [()], 1.0)]
     assert str(part.outcome) == 'model "m" is not loaded'
 
@@ -364,7 +365,7 @@ async def test_a_model_that_is_not_loaded_fails_its_requests() -> None:
 async def test_a_model_is_freed_once() -> None:
     closed: list[str] = []
     made = Function(lambda arrays: list(arrays.items()), None, "test", lambda: closed.append("closed"))
-    runtime = InProcessRuntime("m", lambda: made, max_rows=None)
+    runtime = InProcessRuntime("m", lambda: made, max_rows=None, threads=4)
     await runtime.load()
     await runtime.unload()
     await runtime.unload()
@@ -375,7 +376,7 @@ async def test_a_model_that_cannot_be_loaded_leaves_no_threads() -> None:
     def load() -> Function:
         raise RuntimeUnavailable("m", "no")
 
-    runtime = InProcessRuntime("gone", load, max_rows=None)
+    runtime = InProcessRuntime("gone", load, max_rows=None, threads=4)
     with pytest.raises(RuntimeUnavailable):
         await runtime.load()
     await asyncio.to_thread(lambda: [t.join(5) for t in threading.enumerate() if t.name.startswith("model-gone")])
@@ -383,7 +384,7 @@ async def test_a_model_that_cannot_be_loaded_leaves_no_threads() -> None:
 
 
 async def test_metadata_names_the_inputs() -> None:
-    runtime = InProcessRuntime("m", lambda: function(double, ("x",)), max_rows=None)
+    runtime = InProcessRuntime("m", lambda: function(double, ("x",)), max_rows=None, threads=4)
     await runtime.load()
     said = await runtime.metadata()
     await runtime.unload()

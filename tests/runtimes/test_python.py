@@ -2,29 +2,33 @@ from __future__ import annotations
 
 import importlib
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 from engine.errors import InvalidInput, ModelFailed, RuntimeUnavailable
-from engine.runtimes import python
+from engine.runtimes import modules, python
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+    from engine.runtimes.function import Function
+
 
 @pytest.fixture(autouse=True)
 def _modules_as_before() -> Iterator[None]:
     """What a test imports is gone after it."""
-    modules, path = dict(sys.modules), list(sys.path)
+    found, path = dict(sys.modules), list(sys.path)
     yield
-    for name in sys.modules.keys() - modules.keys():
+    for name in sys.modules.keys() - found.keys():
         del sys.modules[name]
-    sys.modules.update(modules)
+    sys.modules.update(found)
     sys.path[:] = path
-    python._put_away.clear()
+    modules._put_away.clear()
     importlib.invalidate_caches()
 
 
@@ -38,7 +42,7 @@ def write(folder: Path, **files: str) -> Path:
 
 
 def call(folder: Path, uri: str, arrays: Mapping[str, Any] | None = None) -> list[tuple[str, Any]]:
-    found = python.load("m", uri, folder).call(arrays or {})
+    found = python.load("m", uri, folder, {}).call(arrays or {})
     return [(name, array.tolist()) for name, array in found]
 
 
@@ -49,20 +53,20 @@ def says(text: str) -> str:
 
 def why_not(folder: Path, uri: str) -> str:
     with pytest.raises(RuntimeUnavailable) as caught:
-        python.load("m", uri, folder)
+        python.load("m", uri, folder, {})
     return caught.value.reason
 
 
 def test_a_function_takes_tensors_by_name(tmp_path: Path) -> None:
     write(tmp_path, add="def f(a, b):\n    return {'sum': a + b}\n")
-    loaded = python.load("m", "python:add:f", tmp_path)
+    loaded = python.load("m", "python:add:f", tmp_path, {})
     assert loaded.inputs == ("a", "b")
     assert [(n, v.tolist()) for n, v in loaded.call({"b": np.array([2]), "a": np.array([1])})] == [("sum", [3])]
 
 
 def test_a_function_of_any_tensors_takes_any(tmp_path: Path) -> None:
     write(tmp_path, echo="def f(**tensors):\n    return tensors\n")
-    assert python.load("m", "python:echo:f", tmp_path).inputs is None
+    assert python.load("m", "python:echo:f", tmp_path, {}).inputs is None
 
 
 def test_a_class_is_made_loaded_and_asked(tmp_path: Path) -> None:
@@ -125,7 +129,6 @@ def test_a_module_that_raised_is_read_again(tmp_path: Path) -> None:
 REFUSED = {
     "a value": ("f = 5\n", "is no function, and no class with an `infer`"),
     "a class without infer": ("class f: pass\n", "is no function, and no class with an `infer`"),
-    "a coroutine": ("async def f(): pass\n", "is a coroutine"),
     "positional parameters": ("def f(x, /): pass\n", "cannot be called with tensors by their names"),
     "any number of parameters": ("def f(*x): pass\n", "cannot be called with tensors by their names"),
     "no signature": ("f = max\n", "cannot be called with tensors by their names"),
@@ -237,3 +240,76 @@ def test_the_search_path_is_left_as_it_was_but_for_the_folder_at_its_end(tmp_pat
 
 def test_parameters_with_defaults_may_be_left_out() -> None:
     assert python._parameters(lambda a, b=None: {"y": a, "z": b}) == (("a",), ("b",))
+
+
+ASYNC_MODEL = """
+import asyncio
+
+
+class Model:
+    async def load(self):
+        self.loop, self.both = asyncio.get_running_loop(), asyncio.Event()
+        self.calls = 0
+
+    async def infer(self, x):
+        assert asyncio.get_running_loop() is self.loop
+        self.calls += 1
+        if self.calls == 2:
+            self.both.set()
+        await asyncio.wait_for(self.both.wait(), 10)
+        return {"y": x + 1}
+"""
+
+
+def test_an_async_function_is_awaited(tmp_path: Path) -> None:
+    write(tmp_path, slow="import asyncio\nasync def f(x):\n    await asyncio.sleep(0)\n    return {'y': x + 1}\n")
+    loaded = python.load("m", "python:slow:f", tmp_path, {})
+    try:
+        assert [(name, array.tolist()) for name, array in loaded.call({"x": np.array([1])})] == [("y", [2])]
+    finally:
+        close(loaded)
+
+
+def test_coroutines_of_a_model_run_on_one_loop_at_the_same_time(tmp_path: Path) -> None:
+    write(tmp_path, slow=ASYNC_MODEL)
+    loaded = python.load("m", "python:slow:Model", tmp_path, {})
+    try:
+        with ThreadPoolExecutor(2) as threads:
+            answers = list(threads.map(lambda number: loaded.call({"x": np.array([number])}), (1, 2)))
+    finally:
+        close(loaded)
+    assert [[(name, array.tolist()) for name, array in answer] for answer in answers] == [[("y", [2])], [("y", [3])]]
+
+
+def test_a_models_loop_ends_with_it(tmp_path: Path) -> None:
+    write(tmp_path, slow="import threading\nasync def f():\n    return {'y': threading.current_thread().name}\n")
+    loaded = python.load("named", "python:slow:f", tmp_path, {})
+    [(_, name)] = loaded.call({})
+    assert name.tolist() in [thread.name for thread in threading.enumerate()]
+    close(loaded)
+    assert name.tolist() not in [thread.name for thread in threading.enumerate()]
+
+
+def close(loaded: Function) -> None:
+    assert loaded.close is not None
+    loaded.close()
+
+
+def test_parameters_reach_the_class(tmp_path: Path) -> None:
+    text = "class M:\n    def __init__(self, by='2'):\n        self.by = int(by)\n"
+    write(tmp_path, scale=text + "    def infer(self, x):\n        return {'y': x * self.by}\n")
+    for parameters, wanted in (({"by": "5"}, [10]), ({}, [4])):
+        loaded = python.load("m", "python:scale:M", tmp_path, parameters)
+        assert loaded.call({"x": np.array([2])})[0][1].tolist() == wanted
+
+
+def test_a_parameter_that_the_class_does_not_take_is_told(tmp_path: Path) -> None:
+    write(tmp_path, scale="class M:\n    def infer(self, x):\n        return {'y': x}\n")
+    with pytest.raises(RuntimeUnavailable, match="loading raised TypeError"):
+        python.load("m", "python:scale:M", tmp_path, {"by": "5"})
+
+
+def test_a_parameter_that_nothing_takes_is_told(tmp_path: Path) -> None:
+    write(tmp_path, scale="def f(x):\n    return {'y': x}\n")
+    with pytest.raises(RuntimeUnavailable, match='is no class, so nothing takes the parameter "by"'):
+        python.load("m", "python:scale:f", tmp_path, {"by": "5"})

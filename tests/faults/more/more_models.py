@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from typing import TYPE_CHECKING
 
@@ -19,6 +21,14 @@ def busy(INPUT: NDArray[np.int32]) -> dict[str, NDArray[np.int32]]:  # noqa: N80
         until = time.monotonic() + BUSY_SECONDS
         while time.monotonic() < until:
             pass
+    return {"INPUT": INPUT + 1}
+
+
+def mortal(INPUT: NDArray[np.int32]) -> dict[str, NDArray[np.int32]]:  # noqa: N803
+    """The next number, after a while in which this process may be killed; 35 of every fifty kills it itself."""
+    if int(INPUT.flat[0]) % 50 == 35:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    time.sleep(0.01)
     return {"INPUT": INPUT + 1}
 
 
