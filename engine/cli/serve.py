@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import gc
 import logging
 import os
@@ -230,13 +231,18 @@ def _relax_collector() -> None:
 async def _collect() -> None:
     """Free what refers to itself: with the relaxed thresholds 100,000 such objects, some 10 MB, would gather first.
 
-    What was there at the start is frozen and not looked at: 1 to 4 ms with all samples loaded.
+    What was there at the start is frozen and not looked at: 1 to 4 ms with all samples loaded. Then give what the C
+    library holds free back to the system: bursts leave its heaps with holes, and a worker under load grew by 5 MB in
+    a quarter of an hour though what it used stayed the same.
     """
+    # Only glibc has it.
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", lambda _: None)
     taken = 0.0
     while True:
         await asyncio.sleep(max(COLLECT_SECONDS, taken / COLLECT_SHARE))
         since = time.perf_counter()
         gc.collect()
+        trim(0)
         taken = time.perf_counter() - since
 
 
