@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 from engine.errors import ModelFailed, RequestError, TimedOut, Unreachable
 from engine.protocol import columns as col
 from engine.runtimes.contract import Part
+from engine.runtimes.declared import Declared
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -96,16 +97,20 @@ class Transport(Protocol):
     async def metadata(self) -> Any:
         """The model's `ModelMetadataResponse`."""
 
+    async def server_name(self) -> str:
+        """What the server calls itself."""
+
     async def infer(self, value: bytes, headers: HeaderPairs, timeout: float) -> tuple[bytes, Headers]:
         """A serialised request's serialised answer, and the answer's X- headers."""
 
 
 class RemoteRuntime:
-    """A model of a V2 server."""
+    """A model of a V2 server. What does not fit the metadata of the model is refused before the call."""
 
     def __init__(self, server: Server, transport: Transport) -> None:
         self._server, self._transport = server, transport
         self._calls = asyncio.Semaphore(MAX_CALLS)
+        self._declared = Declared(server.name, self.metadata, self._server_name)
 
     async def load(self) -> None:
         """Get ready to call; whether the server answers is for `ready` to say."""
@@ -113,11 +118,17 @@ class RemoteRuntime:
 
     async def unload(self) -> None:
         """Close all connections; calls that are out end with an error."""
+        await self._declared.close()
         await self._transport.close()
 
     async def ready(self) -> bool:
         """Whether the server answers that the model is ready."""
-        return await self._transport.ready()
+        ready = await self._transport.ready()
+        if ready:
+            await self._declared.look()
+        else:
+            self._declared.doubt()
+        return ready
 
     async def metadata(self) -> Any:
         """The server's own metadata of the model, under our name for it."""
@@ -128,11 +139,23 @@ class RemoteRuntime:
         answer.name = self._server.name
         return answer
 
+    async def _server_name(self) -> str:
+        try:
+            return await self._transport.server_name()
+        except Closed:
+            raise self._server.unloaded() from None
+
     async def infer(self, columns: Columns, headers: Sequence[HeaderPairs], timeout: float) -> AsyncIterator[Part]:
         """One call for each row; rows whose answers come together go on together."""
+        begun = asyncio.get_running_loop().time()
+        refusal = await self._declared.refusal(columns.specs, timeout)
+        if refusal is not None:
+            yield Part(range(len(columns)), refusal)
+            return
+        deadline = begun + timeout
         values = col.encode(columns, col.REQUEST, self._server.model)
         pending = {
-            asyncio.ensure_future(self._call(row, value, headers[row], timeout)) for row, value in enumerate(values)
+            asyncio.ensure_future(self._call(row, value, headers[row], deadline)) for row, value in enumerate(values)
         }
         try:
             while pending:
@@ -157,19 +180,20 @@ class RemoteRuntime:
             parts.append(Part(rows, kept, added if any(added) else None))
         return parts
 
-    async def _call(self, row: int, value: bytes, headers: HeaderPairs, timeout: float) -> _Answer:
+    async def _call(self, row: int, value: bytes, headers: HeaderPairs, deadline: float) -> _Answer:
         clock = asyncio.get_running_loop().time
-        deadline = clock() + timeout
         for wait in (*RETRY_WAITS, None):
             try:
                 async with self._calls:
                     # Waiting for a turn takes from the row's time.
                     answer, added = await self._transport.infer(value, headers, max(deadline - clock(), 0.001))
             except Unreachable as error:
+                self._declared.doubt()
                 if wait is None or deadline - clock() < wait:
                     return row, error, ()
                 await asyncio.sleep(wait)
             except RequestError as error:
+                self._declared.doubt()
                 return row, error, ()
             except Closed:
                 return row, self._server.unloaded(), ()

@@ -17,6 +17,8 @@ from engine.protocol.messages import (
     ModelMetadataResponse,
     ModelReadyRequest,
     ModelReadyResponse,
+    ServerMetadataRequest,
+    ServerMetadataResponse,
 )
 from engine.runtimes.remote import READY_TIMEOUT, Closed, Server
 
@@ -66,6 +68,10 @@ class GrpcTransport:
     async def metadata(self) -> Any:
         """As the server says."""
         return await self._ask("ModelMetadata", ModelMetadataRequest(name=self._server.model), ModelMetadataResponse)
+
+    async def server_name(self) -> str:
+        """As the server says."""
+        return str((await self._ask("ServerMetadata", ServerMetadataRequest(), ServerMetadataResponse)).name)
 
     async def _ask(self, method: str, request: Any, answer: Any) -> Any:
         with self._failures():

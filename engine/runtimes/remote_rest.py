@@ -34,7 +34,8 @@ class RestTransport:
 
     def __init__(self, server: Server, *, max_message_bytes: int) -> None:
         self._server, self._max_message_bytes = server, max_message_bytes
-        self._url = f"{server.scheme}://{server.address}/v2/models/{quote(server.model)}"
+        self._server_url = f"{server.scheme}://{server.address}/v2"
+        self._url = f"{self._server_url}/models/{quote(server.model)}"
         self._session: aiohttp.ClientSession | None = None
 
     async def open(self) -> None:
@@ -63,6 +64,16 @@ class RestTransport:
             return decode_metadata(body)
         except InvalidInput as error:
             raise self._server.answered_badly(error.text) from None
+
+    async def server_name(self) -> str:
+        """As the server says."""
+        status, body, _ = await self._ask("GET", self._server_url, READY_TIMEOUT)
+        if status != _OK:
+            raise self._error(status, body)
+        try:
+            return str(orjson.loads(body)["name"])
+        except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+            raise self._server.answered_badly(f"the server's metadata is none of V2: {error!r}") from None
 
     async def infer(self, value: bytes, headers: HeaderPairs, timeout: float) -> tuple[bytes, Headers]:
         """One call."""

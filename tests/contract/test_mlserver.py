@@ -36,6 +36,7 @@ def mlserver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str
         "name": "iris",
         "implementation": "mlserver_sklearn.SKLearnModel",
         "parameters": {"uri": "./model.joblib", "version": "v7"},
+        "inputs": [{"name": "declared", "datatype": "FP64", "shape": [-1, 4]}],
     }
     (folder / "model-settings.json").write_text(json.dumps(model))
     log = folder / "log"
@@ -116,6 +117,17 @@ async def test_its_metadata_comes_under_our_name(uri: str) -> None:
     finally:
         await runtime.unload()
     assert metadata.name == "flowers"
+
+
+async def test_it_takes_more_than_it_declares_and_is_given_it(uri: str) -> None:
+    runtime = await open_runtime(uri)
+    try:
+        [declared] = (await runtime.metadata()).inputs
+        parts = [part async for part in runtime.infer(request(FLOWERS, (1, 4)), [(), ()], 10)]
+    finally:
+        await runtime.unload()
+    assert (declared.name, declared.datatype, declared.shape[:]) == ("declared", "FP64", [-1, 4])
+    assert all(isinstance(part.outcome, Columns) for part in parts), parts
 
 
 async def test_its_refusal_is_the_requests_error_and_not_a_hang(uri: str) -> None:

@@ -22,8 +22,10 @@ from engine.protocol.messages import (
     ModelMetadataResponse,
     ModelReadyRequest,
     ModelReadyResponse,
+    ServerMetadataRequest,
+    ServerMetadataResponse,
 )
-from engine.runtimes import remote
+from engine.runtimes import declared, remote
 from engine.runtimes.choice import connect
 
 if TYPE_CHECKING:
@@ -48,7 +50,8 @@ class Server:
 
     def __init__(self, infer: Callable[[Any, Any], Awaitable[bytes]]) -> None:
         self.infer, self.seen, self.port = infer, list[tuple[Any, list[tuple[str, Any]]]](), 0
-        self.asked = asyncio.Event()
+        self.asked, self.questions = asyncio.Event(), 0
+        self.name, self.metadata = "", ModelMetadataResponse(name="there", platform="test")
 
     async def start(self, port: int = 0) -> None:
         self._server = grpc.aio.server()
@@ -61,6 +64,9 @@ class Server:
                 self._metadata, ModelMetadataRequest.FromString, ModelMetadataResponse.SerializeToString
             ),
         }
+        handlers["ServerMetadata"] = grpc.unary_unary_rpc_method_handler(
+            self._server_metadata, ServerMetadataRequest.FromString, ServerMetadataResponse.SerializeToString
+        )
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
         self.port = self._server.add_insecure_port(f"127.0.0.1:{port}")
         await self._server.start()
@@ -77,11 +83,17 @@ class Server:
 
     async def _metadata(self, request: Any, context: Any) -> Any:
         self.asked.set()
+        self.questions += 1
         if request.name == "asleep":
             await asyncio.sleep(30)
         if request.name != "there":
             await context.abort(grpc.StatusCode.NOT_FOUND, "no such model")
-        return ModelMetadataResponse(name="there", platform="test")
+        return self.metadata
+
+    async def _server_metadata(self, _request: Any, context: Any) -> Any:
+        if not self.name:
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, "no such method")
+        return ServerMetadataResponse(name=self.name)
 
 
 @asynccontextmanager
@@ -362,6 +374,124 @@ async def test_metadata_that_the_server_has_not_is_an_error() -> None:
     async with serving(plus_one, "elsewhere") as (_, runtime):
         with pytest.raises(ModelFailed, match="no such model"):
             await runtime.metadata()
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine may take its time to answer a question."""
+    monkeypatch.setattr(declared, "LOOK_SECONDS", 30.0)
+
+
+async def lone(runtime: RemoteRuntime) -> Any:
+    """What one request gets."""
+    [outcome] = outcomes(await ask(runtime, columns(1), timeout=60.0))
+    return outcome
+
+
+def declare(server: Server, name: str = "x", datatype: str = "INT64", *shape: int) -> None:
+    del server.metadata.inputs[:]
+    server.metadata.inputs.add(name=name, datatype=datatype, shape=shape)
+
+
+@pytest.mark.usefixtures("patient")
+@pytest.mark.parametrize(
+    ("taken", "told"),
+    [
+        (("x", "FP32", -1), 'takes "x" FP32 [-1] and was given INT64 [1]'),
+        (("x", "INT64", -1, 1), 'takes "x" INT64 [-1, 1] and was given INT64 [1]'),
+        (("y", "INT64", -1), 'has no input "x"; it takes "y" INT64 [-1]; rename with tensorMap'),
+    ],
+)
+async def test_a_request_that_does_not_fit_the_metadata_is_refused_and_never_sent(
+    taken: tuple[Any, ...], told: str
+) -> None:
+    async with serving(plus_one) as (server, runtime):
+        declare(server, *taken)
+        found = outcomes(await ask(runtime, columns(1, 2), timeout=60.0))
+    assert [(type(outcome), str(outcome)) for outcome in found] == [(InvalidInput, f'model "m" {told}')] * 2
+    assert server.seen == []
+
+
+@pytest.mark.usefixtures("patient")
+@pytest.mark.parametrize(
+    "taken", [("x", "INT64", -1), ("x", "INT64", 1), ("x", "INT64"), ("x", ""), ("x", "TYPE_X", 0)]
+)
+async def test_a_request_that_may_fit_is_sent_and_the_metadata_is_read_once(taken: tuple[Any, ...]) -> None:
+    async with serving(plus_one) as (server, runtime):
+        declare(server, *taken)
+        for _ in range(3):
+            assert await runtime.ready()
+            assert await lone(runtime) == 2
+    assert server.questions == 1
+
+
+@pytest.mark.usefixtures("patient")
+@pytest.mark.parametrize("name", ["mlserver", "kserve", "OpenVINO Model Server", "millrace"])
+async def test_servers_that_take_more_than_they_declare_are_left_to_judge(name: str) -> None:
+    async with serving(plus_one) as (server, runtime):
+        server.name = name
+        declare(server, "y", "BYTES", 9)
+        assert await lone(runtime) == 2
+
+
+async def test_a_server_that_has_no_metadata_is_left_to_judge() -> None:
+    async with serving(plus_one, "elsewhere") as (_, runtime):
+        assert await lone(runtime) == 2
+
+
+async def test_a_server_that_is_slow_to_tell_is_left_to_judge(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(declared, "LOOK_SECONDS", 0.01)
+    async with serving(plus_one, "asleep") as (server, runtime):
+        assert await lone(runtime) == 2
+        assert await lone(runtime) == 2
+    assert server.questions == 1, "the first question is still out"
+
+
+@pytest.mark.usefixtures("patient")
+async def test_a_server_that_has_another_version_meanwhile_is_asked_before_it_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(declared, "REREAD_SECONDS", 3600.0)
+    async with serving(plus_one) as (server, runtime):
+        declare(server, "y")
+        assert isinstance(await lone(runtime), InvalidInput)
+        declare(server, "x")
+        assert isinstance(await lone(runtime), InvalidInput), "it was asked just now"
+        assert server.questions == 1
+        monkeypatch.setattr(declared, "REREAD_SECONDS", 0.0)
+        assert await lone(runtime) == 2
+    assert server.questions == 2
+
+
+@pytest.mark.usefixtures("patient")
+@pytest.mark.parametrize("code", [grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNAVAILABLE])
+async def test_a_server_that_refuses_or_was_away_is_asked_again_when_it_is_ready(
+    code: grpc.StatusCode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "RETRY_WAITS", ())
+    async with serving(aborting(code, "another version")) as (server, runtime):
+        declare(server)
+        assert await runtime.ready()
+        assert isinstance(await lone(runtime), InvalidInput | Unreachable)
+        declare(server, "y")
+        assert await runtime.ready()
+        assert 'has no input "x"' in str(await lone(runtime))
+    assert (server.questions, len(server.seen)) == (2, 1)
+
+
+@pytest.mark.usefixtures("patient")
+async def test_metadata_is_asked_for_again_when_the_server_is_back() -> None:
+    async with serving(plus_one) as (server, runtime):
+        declare(server)
+        assert await runtime.ready()
+        await server.stop()
+        assert not await runtime.ready()
+        await server.start(server.port)
+        declare(server, "y")
+        async with asyncio.timeout(10):
+            while not await runtime.ready():  # noqa: ASYNC110  the channel connects when it likes
+                await asyncio.sleep(0.05)
+        assert 'has no input "x"' in str(await lone(runtime))
 
 
 @pytest.mark.parametrize("uri", ["grpc://host", "grpc://host:x", "grpc://[::1", "grpc://:80", "grpc://h:99999"])

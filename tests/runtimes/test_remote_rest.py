@@ -14,7 +14,7 @@ from asking import ask, columns, free_port, outcomes
 from engine.errors import InvalidInput, ModelFailed, RequestError, TimedOut, Unreachable
 from engine.protocol import tensors
 from engine.protocol.columns import Columns, TensorSpec
-from engine.runtimes import remote
+from engine.runtimes import declared, remote
 from engine.runtimes.choice import connect
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ class Server:
 
     def __init__(self, infer: Callable[[web.Request], Awaitable[web.Response]]) -> None:
         self._infer, self.seen = infer, list[tuple[str, list[tuple[str, str]]]]()
+        self.name: str | None = None
         self.metadata: Any = {"name": "there", "platform": "test", "versions": ["1"], "inputs": [], "outputs": []}
 
     async def start(self) -> None:
@@ -51,6 +52,7 @@ class Server:
         application.router.add_post("/v2/models/{name}/infer", self._call)
         application.router.add_get("/v2/models/{name}/ready", self._ready)
         application.router.add_get("/v2/models/{name}", self._describe)
+        application.router.add_get("/v2", self._describe_server)
         self._runner = web.AppRunner(application, handler_cancellation=True, shutdown_timeout=0.1)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
@@ -66,6 +68,9 @@ class Server:
 
     async def _ready(self, request: web.Request) -> web.Response:
         return web.json_response({}, status=200 if request.match_info["name"] == "there" else 404)
+
+    async def _describe_server(self, _request: web.Request) -> web.Response:
+        return web.json_response({"version": "1"} if self.name is None else {"name": self.name})
 
     async def _describe(self, request: web.Request) -> web.Response:
         if request.match_info["name"] != "there":
@@ -235,6 +240,22 @@ async def test_metadata_is_the_servers_under_our_name() -> None:
         said = await runtime.metadata()
     assert (said.name, said.platform, said.versions[:]) == ("m", "test", ["1"])
     assert [(each.name, each.datatype, each.shape[:]) for each in said.inputs] == [("x", "INT64", [-1, 3])]
+
+
+@pytest.mark.parametrize("name", [None, "triton", "mlserver"])
+async def test_a_request_that_does_not_fit_the_metadata_is_refused_unless_the_server_only_describes(
+    name: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(declared, "LOOK_SECONDS", 30.0)
+    async with serving(plus_one) as (server, runtime):
+        server.name = name
+        server.metadata["inputs"] = [{"name": "x", "datatype": "FP32", "shape": [-1]}]
+        [outcome] = outcomes(await ask(runtime, columns(1), timeout=60.0))
+    if name == "mlserver":
+        assert outcome == 2
+    else:
+        assert str(outcome) == 'model "m" takes "x" FP32 [-1] and was given INT64 [1]'
+        assert server.seen == []
 
 
 @pytest.mark.parametrize("metadata", [[], {}, {"name": "m", "inputs": [{"name": "x"}]}, {"name": 1}])
