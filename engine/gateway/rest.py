@@ -152,11 +152,9 @@ class Rest:
         except web.HTTPRequestEntityTooLarge:
             raise self._too_large() from None
         except web.RequestPayloadError as error:
-            # aiohttp would read on, meet the same error, and log it as a fault of ours.
-            request.content.feed_eof()
             cause = error.__cause__
-            reason = cause.message if isinstance(cause, HttpProcessingError) else error
-            raise InvalidInput(f"the request's body is malformed: {reason}") from None
+            reason = cause.message if isinstance(cause, HttpProcessingError) else "it ends too early"
+            raise web.HTTPBadRequest(reason=f"the request's body is malformed: {reason}") from None
 
     def _too_large(self) -> TooLarge:
         return TooLarge(f"the request is over the limit of {self._limit} bytes")
@@ -215,6 +213,11 @@ class _Http1(web.RequestHandler):
         self._rest.tasks.add(task)
         task.add_done_callback(self._rest.tasks.discard)
         await super().start()
+
+    def log_exception(self, *args: Any, **kw: Any) -> None:
+        """Log a fault, unless it is the caller's body, of which aiohttp looks for the rest once more."""
+        if not isinstance(kw.get("exc_info"), web.RequestPayloadError):
+            super().log_exception(*args, **kw)
 
     def handle_error(
         self,
@@ -288,7 +291,7 @@ def _refusal(request: web.Request, error: web.HTTPException) -> web.Response:
         response.headers["Allow"] = allowed
         return response
     response = _error(error.status, error.reason)
-    if error.status == web.HTTPRequestTimeout.status_code:
-        # What may still come of the body is no request.
+    if isinstance(error, web.HTTPBadRequest | web.HTTPRequestTimeout):
+        # What still comes of a body that could not be read is no request.
         response.force_close()
     return response

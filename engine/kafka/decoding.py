@@ -90,7 +90,13 @@ def _guess(values: Sequence[bytes]) -> _Decoded:
         found, problems = (
             _from_json([value], col.REQUEST) if value[:1] == b"{" else _from_protobuf([value], col.RESPONSE)
         )
-        groups += [Group([row], group.columns, json=group.json) for group in found]
-        # When it is none of them, what a request lacked is what its writer wants to know.
+        # When it is none of them, what a request lacked is what its writer wants to know. A request with typed
+        # contents looks like a response, in which alone a name may stand twice.
         left += [(row, problem if value[:1] == b"{" else error) for _, problem in problems]
+        left += [(row, error) for group in found if _repeats(group.columns.names)]
+        groups += [Group([row], group.columns, json=group.json) for group in found if not _repeats(group.columns.names)]
     return groups, left
+
+
+def _repeats(names: tuple[str, ...]) -> bool:
+    return len(set(names)) < len(names)

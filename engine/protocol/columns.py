@@ -185,8 +185,8 @@ class Refused(NamedTuple):
 def decode(values: Sequence[bytes], kind: Kind) -> tuple[list[tuple[list[int], Columns]], list[Refused]]:
     """Serialised messages as columns: groups of rows that agree, and the rows that are refused.
 
-    A row is refused when it is no message of the kind, a datatype is unknown, or contents do not fill their
-    shape.
+    A row is refused when it is no message of the kind, a datatype is unknown, contents do not fill their shape, or
+    two inputs of a request have one name.
     """
     groups: dict[_Signature, tuple[list[int], list[_Payload]]] = {}
     refused: list[Refused] = []
@@ -207,7 +207,7 @@ def decode(values: Sequence[bytes], kind: Kind) -> tuple[list[tuple[list[int], C
             group[1].append(payload)
     decoded = []
     for signature, (rows, payloads) in groups.items():
-        kept, columns = _gather(signature, rows, payloads, refused)
+        kept, columns = _gather(signature, rows, payloads, refused, kind)
         if columns is not None:
             decoded.append((kept, columns))
     return decoded, refused
@@ -216,7 +216,7 @@ def decode(values: Sequence[bytes], kind: Kind) -> tuple[list[tuple[list[int], C
 def from_message(message: Any, kind: Kind) -> Columns:
     """One message as columns of one row; InvalidInput says what is wrong with it."""
     signature, payload = _read(message, kind)
-    return _columns(signature, [payload])
+    return _columns(signature, [payload], kind)
 
 
 class _Signature(NamedTuple):
@@ -253,36 +253,45 @@ def check_raw_count(items: int, raws: int, kind: Kind) -> None:
 
 
 @lru_cache(maxsize=4096)
-def _specs(described: tuple[tuple[Any, ...], ...]) -> tuple[TensorSpec, ...]:
+def _specs(described: tuple[tuple[Any, ...], ...], kind: Kind) -> tuple[TensorSpec, ...]:
     specs = tuple(
         TensorSpec(name, datatype, tuple(shape), parameters) for name, datatype, parameters, *shape in described
     )
     for spec in specs:
         tensors.datatype(spec.datatype, spec.name)
         tensors.element_count(spec.shape, spec.name)
+    # Outputs of several steps may share a name in the answer that gives all of them.
+    if kind is REQUEST:
+        _refuse_repeated([spec.name for spec in specs])
     return specs
 
 
+def _refuse_repeated(names: list[str]) -> None:
+    if len(set(names)) < len(names):
+        repeated = next(name for place, name in enumerate(names) if name in names[:place])
+        raise InvalidInput(f'input "{repeated}" stands twice in the request; names must differ')
+
+
 def _gather(
-    signature: _Signature, rows: list[int], payloads: list[_Payload], refused: list[Refused]
+    signature: _Signature, rows: list[int], payloads: list[_Payload], refused: list[Refused], kind: Kind
 ) -> tuple[list[int], Columns | None]:
     """Payloads of one signature as columns; those whose contents do not fit are left out and refused."""
     try:
-        return rows, _columns(signature, payloads)
+        return rows, _columns(signature, payloads, kind)
     except InvalidInput:
         kept: list[int] = []
     for index, payload in enumerate(payloads):
         try:
-            _columns(signature, [payload])
+            _columns(signature, [payload], kind)
             kept.append(index)
         except InvalidInput as error:
             refused.append(Refused(rows[index], error))
     good = [payloads[index] for index in kept]
-    return [rows[index] for index in kept], _columns(signature, good) if good else None
+    return [rows[index] for index in kept], _columns(signature, good, kind) if good else None
 
 
-def _columns(signature: _Signature, payloads: list[_Payload]) -> Columns:
-    specs = _specs(signature.tensors)
+def _columns(signature: _Signature, payloads: list[_Payload], kind: Kind) -> Columns:
+    specs = _specs(signature.tensors, kind)
     cells: list[Cells] = []
     for index, spec in enumerate(specs):
         datatype = tensors.DATATYPES[spec.datatype]

@@ -267,6 +267,37 @@ async def test_a_packed_body_that_is_not_packed_is_malformed(served: Any, encodi
     assert json.loads(text)["error"]
 
 
+@pytest.mark.parametrize("encoding", ["secret", "gzip, gzip", "x-gzip"])
+async def test_a_body_in_an_unknown_encoding_is_refused(served: Any, document: dict[str, Any], encoding: str) -> None:
+    headers = {"Content-Encoding": encoding}
+    async with served.session.post(served.url + ECHO, data=orjson.dumps(document), headers=headers) as response:
+        assert response.status == 400
+        assert f'"{encoding}"; known are gzip, deflate' in (await response.json())["error"]
+    assert served.inference.calls == []
+
+
+@pytest.mark.parametrize("path", [ECHO, "/v2/models/echo/nothing"])
+async def test_a_body_that_cannot_be_unpacked_is_no_fault_of_ours(
+    served: Any, caplog: pytest.LogCaptureFixture, path: str
+) -> None:
+    body = b"nothing like it"
+    head = f"POST {path} HTTP/1.1\r\nHost: h\r\nContent-Encoding: gzip\r\nContent-Length: {len(body)}\r\n\r\n"
+    reader, writer = await asyncio.open_connection(served.host, served.port)
+    writer.write(head.encode() + body)
+    # The server closes: what follows such a body on the connection cannot be told from it.
+    answer = await reader.read()
+    writer.close()
+    assert answer.startswith(b"HTTP/1.1 400" if path == ECHO else b"HTTP/1.1 404")
+    assert caplog.records == []
+
+
+async def test_a_body_that_does_not_come_is_refused_in_time(served: Any) -> None:
+    head = f"POST {ECHO} HTTP/1.1\r\nHost: h\r\nx-request-timeout-ms: 50\r\nContent-Length: 10\r\n\r\nhalf"
+    status, headers, body = await raw_http(served, head.encode())
+    assert (status, headers["connection"]) == (408, "close")
+    assert json.loads(body)["error"] == "the request's body did not come within 0.05 s"
+
+
 async def test_health_metadata_and_readiness(served: Any) -> None:
     expected = {
         "/v2": {"name": "millrace", "version": engine.__version__, "extensions": ["binary_tensor_data"]},

@@ -119,3 +119,15 @@ def test_a_foreign_value_where_we_write_is_refused() -> None:
     assert [str(error) for _, error in decode([(b"\xff", None)], col.RESPONSE)[1]] == [
         "the value is no V2 ModelInferResponse message"
     ]
+
+
+@pytest.mark.parametrize("typed", [True, False])
+def test_a_request_with_a_name_twice_is_taken_for_no_response(*, typed: bool) -> None:
+    message = ModelInferRequest()
+    for _ in range(2):
+        tensor = message.inputs.add(name="x", datatype="INT64", shape=[1])
+        if typed:
+            tensor.contents.int64_contents.append(1)
+        else:
+            message.raw_input_contents.append(bytes(8))
+    assert read((message.SerializeToString(), None)) == ['input "x" stands twice in the request; names must differ']

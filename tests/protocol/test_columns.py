@@ -267,3 +267,15 @@ def test_a_parameter_of_every_kind_survives(choice: str) -> None:
     setattr(message.parameters["p"], choice, {"string_param": "é"}.get(choice, 1))
     value = message.SerializeToString()
     assert ModelInferRequest.FromString(columns.encode(one_group([value]), REQUEST)[0]) == message
+
+
+@given(KINDS)
+def test_a_name_may_stand_twice_in_a_response_and_not_in_a_request(kind: Kind) -> None:
+    message = kind.message()
+    for _ in range(2):
+        getattr(message, kind.tensors).add(name="x", datatype="BOOL", shape=[0])
+    if kind is REQUEST:
+        with pytest.raises(InvalidInput, match='input "x" stands twice'):
+            columns.from_message(message, kind)
+    else:
+        assert columns.from_message(message, kind).names == ("x", "x")
