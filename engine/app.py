@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.dataflow.compiler import compile_pipeline
+from engine.dataflow.explaining import check_explained
 from engine.dataflow.external import check_upstreams, compile_input
 from engine.dataflow.metadata import derive
 from engine.errors import BrokerReplaced, BrokerUnavailable, InvalidResources
@@ -61,27 +62,32 @@ class Named:
 def read(paths: Iterable[str | Path], *, alone: bool = False) -> Named:
     """The resources of these files and folders. Raises InvalidResources with every fault in them.
 
-    `alone`: there is nothing else that their pipelines could read; otherwise `check_fed` tells what they lack.
+    `alone`: there is nothing else that they could refer to; otherwise `check_references` tells what they lack.
     """
     resources, problems = load(paths)
     problems += check(resources)
     if alone:
         faulty = [resource for resource in resources.faulty if isinstance(resource, Pipeline)]
         problems += check_upstreams(resources.pipelines, faulty)
+        problems += check_explained(
+            (*resources.models, *resources.pipelines),
+            [resource for resource in resources.faulty if isinstance(resource, Model | Pipeline)],
+        )
     if problems:
         raise _invalid([*problems, *_check_faulty(resources, problems)])
     found: tuple[Model | Pipeline, ...] = (*resources.models, *resources.pipelines)
     return Named(found, {reg.key_of(resource): folder_of(resource) for resource in found})
 
 
-def check_fed(named: Named, view: reg.View) -> None:
-    """Whether each pipeline that others feed finds them, here or loaded already, and none feeds itself.
+def check_references(named: Named, view: reg.View) -> None:
+    """Whether what feeds pipelines, and what explainers explain, is here or loaded already, and nothing goes in rings.
 
     Raises InvalidResources with every fault.
     """
     wanted = [resource for resource in named.resources if isinstance(resource, Pipeline)]
-    present = [loaded.resource for loaded in view.resources.values() if isinstance(loaded.resource, Pipeline)]
-    problems = check_upstreams(wanted, present)
+    present = [loaded.resource for loaded in view.resources.values()]
+    problems = check_upstreams(wanted, [resource for resource in present if isinstance(resource, Pipeline)])
+    problems += check_explained(named.resources, present)
     if problems:
         raise _invalid(problems)
 
@@ -243,10 +249,13 @@ class Process:
         self.registry = Registry(self.settings, self.topics, self._changed)
         self._stops.append(self.registry.stop)
         await self.registry.start(self.topology)
-        check_fed(self.named, self.registry.view)
+        check_references(self.named, self.registry.view)
         await self.registry.load(self.named.resources, self.named.folders)
         if self.parts.gateway:
+            # Before the worker, whose explainers wait for answers as callers do, and until it has drained.
             self._desk = ReplyDesk(self.settings, self.topics, self.topology, self.instance)
+            self._stops.append(self._desk.stop)
+            await self._desk.start()
         if self.parts.worker:
             await self._start_worker()
         if self.parts.gateway:
@@ -272,7 +281,7 @@ class Process:
             instance=self.instance,
             trusted=sorted(set(self.named.folders.values())),
             clock=time.time,
-            callers=self._desk,
+            desk=self._desk,
         )
         self._stops.append(self._stop_worker)
         await self.supervisor.start()
@@ -284,8 +293,6 @@ class Process:
     async def _start_gateway(self) -> None:
         desk = self._desk
         assert desk is not None
-        self._stops.append(desk.stop)
-        await desk.start()
         supervisor = self.supervisor
         plane = DataPlane(
             self.settings,
@@ -326,22 +333,31 @@ class _Catalogue:
         self._view = registry.view
 
     def version(self, target: Target) -> int | None:
-        loaded = self._view.resources.get((str(target.owner), target.name))
+        loaded = self._loaded(target)
         return loaded.version if loaded else None
 
     def answers(self, target: Target) -> bool:
         if target.owner is not Owner.PIPELINE:
             return True
-        loaded = self._view.resources.get((str(target.owner), target.name))
+        loaded = self._loaded(target)
         return loaded is not None and isinstance(loaded.resource, Pipeline) and loaded.resource.output is not None
 
     def ready(self, target: Target) -> bool:
-        state = self._view.state((str(target.owner), target.name), time.time())
+        loaded = self._loaded(target)
+        state = self._view.state(loaded.key, time.time()) if loaded else None
         return state is not None and state.state == reg.READY
+
+    def _loaded(self, target: Target) -> reg.Loaded | None:
+        """The resource behind a target: an explainer is a model."""
+        if target.owner is not Owner.EXPLAINER:
+            return self._view.resources.get((str(target.owner), target.name))
+        loaded = self._view.resources.get((str(Owner.MODEL), target.name))
+        is_explainer = loaded is not None and isinstance(loaded.resource, Model) and loaded.resource.explainer
+        return loaded if is_explainer else None
 
     def metadata(self, target: Target) -> Any:
         """A model's as an instance tells it; a pipeline's from those of its steps."""
-        loaded = self._view.resources.get((str(target.owner), target.name))
+        loaded = self._loaded(target)
         if loaded is None or not isinstance(loaded.resource, Pipeline):
             return self._told(target.name)
         plan = compile_pipeline(loaded.resource)[0]

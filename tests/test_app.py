@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from engine.app import check_fed, read
+from engine.app import check_references, read
 from engine.errors import InvalidResources
 from engine.kafka.registry import Loaded, View
 from engine.resources import Pipeline
@@ -73,10 +73,10 @@ def test_what_may_be_loaded_already_is_looked_for_where_it_is_known(tmp_path: Pa
     first.write_text(PLAIN)
     named, view = read([path]), View()
     with pytest.raises(InvalidResources):
-        check_fed(named, view)
+        check_references(named, view)
     upstream = read([first]).resources[0]
     view.resources["pipeline", "first"] = Loaded(("pipeline", "first"), upstream, 1, "")
-    check_fed(named, view)
+    check_references(named, view)
 
 
 def test_an_input_that_is_no_reference_is_told_with_the_other_faults(tmp_path: Path) -> None:

@@ -161,7 +161,7 @@ def _load(path: str, flags: dict[str, Any], kind: str | None) -> None:
     named = _read(path, kind)
 
     async def write(registry: Registry) -> int:
-        app.check_fed(named, registry.view)
+        app.check_references(named, registry.view)
         return len(await registry.load(named.resources, named.folders))
 
     for _ in range(_with_registry(options.settings(flags, default_broker=True), write)):

@@ -89,7 +89,7 @@ class Desk(Protocol):
 class DataPlane:
     """Models of this process are called directly, everything else through Kafka.
 
-    runtime   the runtime of a model that this process has, if it has it
+    runtime   the runtime of a model or an explainer that this process has, if it has it
     refusal   why no request can be taken at the moment; None when they can
     """
 
@@ -124,7 +124,7 @@ class DataPlane:
         if refusal is not None:
             raise Overloaded(refusal)
         sent: Headers = (*headers, (REQUEST_ID, request_id.encode()))
-        runtime = self._runtime(target.name) if target.owner is Owner.MODEL else None
+        runtime = self._runtime(target.name) if target.owner is not Owner.PIPELINE else None
         if runtime is not None:
             answer = await self._call(target, runtime, request, sent, timeout)
         else:
@@ -140,7 +140,7 @@ class DataPlane:
     async def metadata(self, target: Target) -> Any:
         """A model's own metadata where this process has it; otherwise what is told of the target, at least its name."""
         version = self._known(target)
-        runtime = self._runtime(target.name) if target.owner is Owner.MODEL else None
+        runtime = self._runtime(target.name) if target.owner is not Owner.PIPELINE else None
         metadata = ModelMetadataResponse(name=target.name, platform=str(target.owner))
         if runtime is not None:
             metadata = await runtime.metadata()

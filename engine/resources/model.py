@@ -59,8 +59,8 @@ class Logger:
 class Model:
     """A model as it is written; texts that are not written are empty, numbers None.
 
-    `storage_uri` and `requirements` say who computes. The fields on placement (memory, replicas, server and
-    the like) are kept for those who read them; an engine in one process places nothing.
+    `storage_uri` and `requirements` say who computes; an explainer may be without. The fields on placement (memory,
+    replicas, server and the like) are kept for those who read them; an engine in one process places nothing.
     """
 
     name: str
@@ -91,7 +91,7 @@ def read_model(name: str, metadata: Metadata, spec: Section, document: Document)
     _refuse_llm(spec)
     return Model(
         name=name,
-        storage_uri=spec.text("storageUri") if spec.has("llm") else spec.required("storageUri"),
+        storage_uri=_storage_uri(spec),
         requirements=spec.texts("requirements"),
         parameters=_parameters(spec),
         explainer=_explainer(spec),
@@ -111,6 +111,12 @@ def read_model(name: str, metadata: Metadata, spec: Section, document: Document)
         metadata=metadata,
         document=document,
     )
+
+
+def _storage_uri(spec: Section) -> str:
+    """An explainer's is optional: it names data that features are compared with."""
+    is_optional = spec.has("llm") or spec.has("explainer")
+    return spec.text("storageUri") if is_optional else spec.required("storageUri")
 
 
 def clean_topics_on_delete(spec: Section) -> bool:

@@ -48,3 +48,20 @@ class Runtime(Protocol):
         `headers` holds each row's travelling headers, `timeout` bounds each row's call in seconds. A row's failure
         is a part of its own and is never raised.
         """
+
+
+class Explained(Protocol):
+    """What an explainer explains: another model, or a pipeline."""
+
+    @property
+    def title(self) -> str:
+        """How messages call it, such as `model "iris"`."""
+
+    async def ask(self, columns: Columns, headers: HeaderPairs, timeout: float) -> Columns:
+        """The answer to one request, which has as many rows in its first dimension as the explainer has stacked.
+
+        `headers` are the travelling ones of the request that is explained. Raises RequestError.
+        """
+
+    def native(self) -> Any:
+        """The model as its library's own object, where this process has it and may read it; None otherwise."""

@@ -31,6 +31,7 @@ ALLOWED = {
     "mlserver_sklearn": ("engine/runtimes/mlserver.py",),
     "mlserver_xgboost": ("engine/runtimes/mlserver.py",),
     "onnxruntime": ("engine/runtimes/onnx.py",),
+    "shap": ("engine/runtimes/shapley.py",),
     "aiokafka": ("engine/kafka/*", "engine/inspect.py", "engine/redrive.py"),
     "faust": ("engine/kafka/*", "engine/inspect.py", "engine/redrive.py"),
     "mode": ("engine/kafka/*", "engine/inspect.py", "engine/redrive.py"),

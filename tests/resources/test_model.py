@@ -191,3 +191,7 @@ def test_an_explainer_with_an_llm_is_refused() -> None:
 
 def test_all_faults_are_told_at_once() -> None:
     assert len(refusals("  replicas: x\n  servr: y\n  memory: z\n")) == 4
+
+
+def test_an_explainer_may_be_without_storage() -> None:
+    assert model("  explainer: {type: kernel_shap, modelRef: m}\n").storage_uri == ""

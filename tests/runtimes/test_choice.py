@@ -107,9 +107,13 @@ def test_a_requirement_that_nothing_serves_is_told_with_what_is_served() -> None
     ]
 
 
-def test_an_explainer_is_not_supported_yet() -> None:
+def test_an_explainer_is_checked_as_one() -> None:
     assert refusals("python:a:b", "  explainer: {type: anchor, modelRef: iris}\n") == [
-        '2:14: model "iris" is an explainer: not supported yet'
+        '2:21: explainers of type "anchor" are not supported (supported are kernel_shap and tree_shap, by shap)',
+        (
+            '1:15: "python:a:b" is no background data, which an explainer\'s storageUri names '
+            "(name a .csv or .npy file, or leave it out)"
+        ),
     ]
 
 
