@@ -11,64 +11,40 @@ Binary tensors (Triton's "binary tensor data extension"): a header says how long
 `binary_data_size` says so have their raw contents behind it, one after the other. Callers ask for answers of that
 kind by the parameter `binary_data` of an output, or `binary_data_output` of the request. None of these parameters
 goes any further than here.
-
-Elements are checked through the set of their types and numpy, one by one only when there is a fault to name:
-a million numbers take about a tenth of a second.
 """
 
 from __future__ import annotations
 
 import base64
 from dataclasses import dataclass
-from itertools import chain
-from types import NoneType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import orjson
 
 from engine.errors import InvalidInput
-from engine.protocol import tensors
+from engine.protocol import elements, tensors
 from engine.protocol.columns import REQUEST, RESPONSE, check_raw_count
+from engine.protocol.elements import TYPE_NAMES, quoted
 from engine.protocol.messages import ModelInferRequest, ModelInferResponse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-
-    from numpy.typing import NDArray
+    from collections.abc import Callable, Iterator, Mapping
 
     from engine.protocol.columns import Kind
-    from engine.protocol.tensors import Datatype
 
 # Values of `content_type` that make the elements of a BYTES tensor text in an answer.
 TEXT = frozenset({"str", "string", "datetime"})
 
-_CONTENT_TYPE = "content_type"
-_BASE64 = "base64"
+# The one that makes them base64 in JSON.
+BASE64 = "base64"
 
-_TYPE_NAMES: dict[type, str] = {
-    dict: "an object",
-    list: "an array",
-    str: "a string",
-    bool: "a boolean",
-    int: "a number",
-    float: "a number",
-    NoneType: "null",
-}
+_CONTENT_TYPE = "content_type"
 
 _BINARY_SIZE = "binary_data_size"
 _BINARY_OUTPUT = "binary_data"
 _BINARY_OUTPUTS = "binary_data_output"
 
-_NOT_FINITE = {None: np.nan, "NaN": np.nan, "Infinity": np.inf, "-Infinity": -np.inf}
-
 _MAX_INT64 = (1 << 63) - 1
-
-# Whole numbers up to here are exact when JSON writes them with a point or an exponent.
-_MAX_EXACT = float(1 << 53)
-
-# How much of a wrong value an error quotes.
-_QUOTED = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +117,7 @@ class _Binary:
         """The raw contents of the next tensor."""
         left = len(self._body) - self._at
         if type(size) is not int or not 0 <= size <= left:
-            found = _quoted(size)
+            found = quoted(size)
             raise InvalidInput(
                 f'tensor "{tensor}" has {found} as parameter "{_BINARY_SIZE}"; {left} bytes are left behind the JSON'
             )
@@ -227,7 +203,7 @@ def encode_error(text: str) -> bytes:
 
 
 def _text_in_request(content_type: object, _: object = None) -> bool:
-    return content_type != _BASE64
+    return content_type != BASE64
 
 
 def _text_in_response(content_type: object, _: object = None) -> bool:
@@ -236,7 +212,7 @@ def _text_in_response(content_type: object, _: object = None) -> bool:
 
 def _text_of_server(content_type: object, elements: list[Any]) -> bool:
     """Whether another server's elements are text: also base64 of base64, which would be written once decoded only."""
-    if content_type != _BASE64:
+    if content_type != BASE64:
         return True
     try:
         return _are_base64([base64.b64decode(element, validate=True) for element in elements])
@@ -255,16 +231,16 @@ def _document(body: bytes) -> dict[str, Any]:
     except orjson.JSONDecodeError as error:
         raise InvalidInput(f"the body is not JSON: {error}") from None
     if not isinstance(document, dict):
-        raise InvalidInput(f"the body is {_TYPE_NAMES[type(document)]}; expected a JSON object")
+        raise InvalidInput(f"the body is {TYPE_NAMES[type(document)]}; expected a JSON object")
     return document
 
 
 def _member(item: dict[str, Any], name: str, wanted: type, place: str) -> Any:
     value = item.get(name)
     if value is None:
-        raise InvalidInput(f'{place} has no "{name}"; expected {_TYPE_NAMES[wanted]}')
+        raise InvalidInput(f'{place} has no "{name}"; expected {TYPE_NAMES[wanted]}')
     if type(value) is not wanted:
-        raise InvalidInput(f'{place} has {_quoted(value)} as "{name}"; expected {_TYPE_NAMES[wanted]}')
+        raise InvalidInput(f'{place} has {quoted(value)} as "{name}"; expected {TYPE_NAMES[wanted]}')
     return value
 
 
@@ -276,7 +252,7 @@ def _objects(item: dict[str, Any], name: str, place: str) -> list[dict[str, Any]
     entries: list[dict[str, Any]] = _member(item, name, list, place)
     for number, entry in enumerate(entries):
         if type(entry) is not dict:
-            raise InvalidInput(f'{place} has {_quoted(entry)} as entry {number} of "{name}"; expected an object')
+            raise InvalidInput(f'{place} has {quoted(entry)} as entry {number} of "{name}"; expected an object')
     return entries
 
 
@@ -303,7 +279,7 @@ def _read_parameters(item: dict[str, Any], parameters: Any, place: str) -> None:
             continue
         if isinstance(value, (list, dict)):
             expected = "a string, a number or a boolean"
-            raise InvalidInput(f'{place} has {_quoted(value)} as parameter "{name}"; expected {expected}')
+            raise InvalidInput(f'{place} has {quoted(value)} as parameter "{name}"; expected {expected}')
         setattr(parameters[name], _choice(value), value)
 
 
@@ -314,14 +290,6 @@ def _choice(value: object) -> str:
     if isinstance(value, int):
         return "int64_param" if value <= _MAX_INT64 else "uint64_param"
     return "double_param" if isinstance(value, float) else "string_param"
-
-
-def _quoted(value: object) -> str:
-    # orjson reads deeper nesting than it writes.
-    if isinstance(value, (list, dict)):
-        return _TYPE_NAMES[type(value)]
-    text = orjson.dumps(value).decode()
-    return text if len(text) <= _QUOTED else f"{text[:_QUOTED]}…"
 
 
 # Reading: tensors.
@@ -349,12 +317,12 @@ def _read_tensor(
         tensors.check_raw(raw, datatype, shape, name)
         getattr(message, kind.raw).append(raw)
         return
-    elements = _flatten(_member(item, "data", list, place), name)
+    found = elements.flatten(_member(item, "data", list, place), name)
     count = tensors.element_count(shape, name)
-    if len(elements) != count:
-        raise InvalidInput(f"{place} has {len(elements)} elements in data; {datatype.name} {shape} takes {count}")
-    text = datatype.dtype is not None or as_text(_content_type(tensor), elements)
-    getattr(message, kind.raw).append(_raw(elements, datatype, name, text=text))
+    if len(found.flat) != count:
+        raise InvalidInput(f"{place} has {len(found.flat)} elements in data; {datatype.name} {shape} takes {count}")
+    text = datatype.dtype is not None or as_text(_content_type(tensor), found.flat)
+    getattr(message, kind.raw).append(elements.raw_of(found, datatype, name, text=text))
 
 
 def _content_type(tensor: Any) -> str:
@@ -367,102 +335,10 @@ def _shape(item: dict[str, Any], tensor: str) -> list[int]:
     shape: list[int] = _member(item, "shape", list, f'tensor "{tensor}"')
     for size in shape:
         if type(size) is not int or size < 0:
-            found = _quoted(size)
+            found = quoted(size)
             raise InvalidInput(f'tensor "{tensor}" has the dimension {found}; expected a whole number from 0')
     tensors.element_count(shape, tensor)
     return shape
-
-
-def _flatten(data: list[Any], tensor: str) -> list[Any]:
-    """Nested lists as one, row by row; InvalidInput when they are ragged."""
-    level = data
-    # Each turn copies the level below, which the parser's own bound of 1,024 levels would make costly.
-    for _ in range(tensors.MAX_DIMENSIONS + 1):
-        types = set(map(type, level))
-        if list not in types:
-            return level
-        if types != {list}:
-            raise InvalidInput(f'tensor "{tensor}" has ragged data: elements stand beside nested arrays')
-        lengths = sorted(set(map(len, level)))
-        if len(lengths) > 1:
-            found = f"nested arrays of {lengths[0]} and of {lengths[-1]} stand side by side"
-            raise InvalidInput(f'tensor "{tensor}" has ragged data: {found}')
-        level = list(chain.from_iterable(level))
-    raise InvalidInput(f'tensor "{tensor}" has data nested deeper than {tensors.MAX_DIMENSIONS} arrays')
-
-
-def _raw(elements: list[Any], datatype: Datatype, tensor: str, *, text: bool) -> bytes:
-    if datatype.dtype is None:
-        _require(elements, {str}, "strings", datatype, tensor)
-        encoded = map(str.encode, elements) if text else _from_base64(elements, tensor)
-        return tensors.join_bytes(encoded)
-    return tensors.raw_of(_numbers(elements, datatype, tensor), datatype)
-
-
-def _numbers(elements: list[Any], datatype: Datatype, tensor: str) -> NDArray[Any]:
-    assert datatype.dtype is not None
-    if datatype.dtype.kind == "b":
-        _require(elements, {bool}, "true or false", datatype, tensor)
-        return np.array(elements, dtype=datatype.dtype)
-    if datatype.contents in ("fp32_contents", "fp64_contents"):
-        return _floats(elements, datatype, tensor)
-    return _integers(elements, datatype, tensor)
-
-
-def _floats(elements: list[Any], datatype: Datatype, tensor: str) -> NDArray[Any]:
-    if not set(map(type, elements)) <= {int, float}:
-        # Only null and text may be looked up: a dict could not be, and True would be found as 1.
-        elements = [_NOT_FINITE.get(e, e) if isinstance(e, (NoneType, str)) else e for e in elements]
-        expected = 'numbers, null, "NaN", "Infinity" or "-Infinity"'
-        _require(elements, {int, float}, expected, datatype, tensor)
-    return tensors.in_range(np.array(elements, dtype=np.float64), datatype, tensor)
-
-
-def _integers(elements: list[Any], datatype: Datatype, tensor: str) -> NDArray[Any]:
-    if not set(map(type, elements)) <= {int}:
-        elements = [int(e) if _is_whole(e) else e for e in elements]
-        _require(elements, {int}, "whole numbers of at most 64 bits", datatype, tensor)
-    assert datatype.dtype is not None
-    limits = np.iinfo(datatype.dtype)
-    # numpy before 2.0 wraps what does not fit.
-    if elements and (min(elements) < limits.min or max(elements) > limits.max):
-        worst = next(e for e in elements if not limits.min <= e <= limits.max)
-        raise InvalidInput(
-            f'tensor "{tensor}" is {datatype.name} and cannot hold {worst}; it takes {limits.min} to {limits.max}'
-        )
-    return np.array(elements, dtype=datatype.dtype)
-
-
-def _is_whole(element: object) -> bool:
-    return isinstance(element, float) and element.is_integer() and abs(element) <= _MAX_EXACT
-
-
-def _require(
-    elements: Sequence[object], allowed: Collection[type], expected: str, datatype: Datatype, tensor: str
-) -> None:
-    if set(map(type, elements)) <= set(allowed):
-        return
-    number, found = next(pair for pair in enumerate(elements) if type(pair[1]) not in allowed)
-    raise InvalidInput(
-        f'tensor "{tensor}" is {datatype.name} and takes {expected}; element {number} is {_quoted(found)}'
-    )
-
-
-def _from_base64(elements: list[str], tensor: str) -> list[bytes]:
-    try:
-        return [base64.b64decode(element, validate=True) for element in elements]
-    except ValueError:
-        _refuse_base64(elements, tensor)
-
-
-def _refuse_base64(elements: list[str], tensor: str) -> NoReturn:
-    for number, element in enumerate(elements):
-        try:
-            base64.b64decode(element, validate=True)
-        except ValueError as error:
-            found = f"element {number} is {_quoted(element)} ({error})"
-            raise InvalidInput(f'tensor "{tensor}" is BYTES in base64; {found}') from None
-    raise AssertionError(elements)
 
 
 # Writing.
@@ -505,7 +381,7 @@ def _bytes_in_response(elements: list[bytes], parameters: dict[str, Any]) -> lis
     content_type = parameters.get(_CONTENT_TYPE)
     if _text_in_response(content_type):
         return _text(elements, parameters)
-    if content_type == _BASE64 and _are_base64(elements):
+    if content_type == BASE64 and _are_base64(elements):
         return [element.decode() for element in elements]
     return _base64_of(elements)
 
@@ -515,7 +391,7 @@ def _text(elements: list[bytes], parameters: dict[str, Any]) -> list[str]:
     try:
         return [element.decode() for element in elements]
     except UnicodeDecodeError:
-        parameters[_CONTENT_TYPE] = _BASE64
+        parameters[_CONTENT_TYPE] = BASE64
     return _base64_of(elements)
 
 
