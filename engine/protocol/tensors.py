@@ -175,6 +175,13 @@ def element_bytes(element: object) -> bytes:
     return str(element).encode()
 
 
+def is_text(array: NDArray[Any]) -> bool:
+    """Whether an array for a BYTES tensor holds text throughout, and not bytes."""
+    if array.dtype.kind == "O":
+        return set(map(type, array.reshape(-1).tolist())) == {str}
+    return array.dtype.kind == "U"
+
+
 def float32_of_bf16(bits: NDArray[Any]) -> NDArray[Any]:
     """The values of BF16 elements given by their 16 bits."""
     # A shift of an array without dimensions is a scalar, and would stay one.

@@ -11,13 +11,17 @@ import numpy as np
 
 from engine.errors import ModelFailed, RequestError
 from engine.protocol import tensors
-from engine.protocol.columns import Cells, Columns, TensorSpec
+from engine.protocol.columns import Cells, Columns, TensorSpec, encode_parameters
+from engine.protocol.messages import InferParameter
 from engine.runtimes.contract import Part
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 log = logging.getLogger(__name__)
+
+# What text says of itself, so that it is text and no base64 in JSON.
+_TEXT = encode_parameters({"content_type": InferParameter(string_param="str")})
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 Arrays: TypeAlias = "Mapping[str, Array]"
@@ -164,6 +168,8 @@ def _cells(name: str, rows: Array) -> tuple[TensorSpec, Cells]:
     spec = TensorSpec(name, datatype, rows.shape[1:])
     if datatype == "BYTES":
         kind = tensors.DATATYPES[datatype]
+        if tensors.is_text(rows):
+            spec = spec._replace(parameters=_TEXT)
         # The ellipsis keeps a row without dimensions an array.
         return spec, [tensors.raw_of(rows[row, ...], kind) for row in range(len(rows))]
     # A copy, since the model may fill the same array again for the next request.

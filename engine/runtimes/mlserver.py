@@ -7,9 +7,11 @@ holds up nothing of ours.
 from __future__ import annotations
 
 import asyncio
+import base64
 import importlib
 import json
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +19,7 @@ import numpy as np
 from engine.errors import InvalidInput, ModelFailed, RuntimeUnavailable
 from engine.protocol import tensors
 from engine.protocol.columns import TensorSpec
+from engine.protocol.rest_json import BASE64, TEXT
 from engine.runtimes import modules
 from engine.runtimes.function import Function
 
@@ -188,7 +191,18 @@ class _Caller:
     def _array(self, output: Any) -> Array:
         if str(getattr(output.datatype, "value", output.datatype)) == "BYTES":
             elements = np.empty(len(output.data), dtype=object)
-            elements[:] = [tensors.element_bytes(element) for element in output.data]
+            content_type = getattr(output.parameters, "content_type", None)
+            elements[:] = [_unpacked(tensors.element_bytes(element), content_type) for element in output.data]
             return elements.reshape(output.shape)
         array: Array = self._codec.decode_output(output)
         return array
+
+
+def _unpacked(element: bytes, content_type: str | None) -> bytes | str:
+    """What MLServer's codec of a content type has packed into an element of BYTES; as it stands where it has not."""
+    with suppress(ValueError):
+        if content_type in TEXT:
+            return element.decode()
+        if content_type == BASE64:
+            return base64.b64decode(element, validate=True)
+    return element

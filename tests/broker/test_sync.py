@@ -111,6 +111,27 @@ def test_tensors_in_binary_pass_through_a_pipeline(product: Product) -> None:
     assert struct.unpack("<32i", answer.body[length:]) == (*chain(ROW, ROW)[0], *chain(ROW, ROW)[1])
 
 
+# data, content type; what comes back of text and of bytes
+BYTES = {
+    "text": (["a", "é", ""], None, ["A", "Ã©", ""], ["YQ==", "w6k=", ""]),
+    "text that says so": (["a", "b", "c"], "str", ["A", "B", "C"], ["YQ==", "Yg==", "Yw=="]),
+    "base64": (["/w==", "AQ==", "YWJj"], "base64", ["\u0178", "\1", "ABC"], ["/w==", "AQ==", "YWJj"]),
+}
+
+
+@pytest.mark.parametrize("case", BYTES)
+def test_bytes_are_the_same_directly_and_through_a_pipeline(product: Product, case: str) -> None:
+    data, content_type, text, encoded = BYTES[case]
+    tensor = {"name": "INPUT", "datatype": "BYTES", "shape": [1, 3], "data": data}
+    if content_type:
+        tensor["parameters"] = {"content_type": content_type}
+    document = {"id": "same", "inputs": [tensor]}
+    direct, piped = (infer(product.address, target, document) for target in ("models/shout", "pipelines/shouts"))
+    assert direct.output("TEXT") == text
+    assert direct.output("BYTES") == encoded
+    assert piped.body.replace(b'"shouts"', b'"shout"') == direct.body
+
+
 def test_a_pipeline_with_a_preprocessing_step_classifies_flowers(product: Product) -> None:
     answer = infer(product.address, "pipelines/flowers", inputs("FP32", flower=[51, 35, 14, 2]))
     assert answer.output("predict") == [0], "a setosa, measured in millimetres"

@@ -9,7 +9,8 @@ import pytest
 
 from engine.errors import InvalidInput, ModelFailed, RequestError, RuntimeUnavailable, TimedOut
 from engine.protocol import tensors
-from engine.protocol.columns import Columns, TensorSpec
+from engine.protocol.columns import Columns, TensorSpec, encode_parameters
+from engine.protocol.messages import InferParameter
 from engine.runtimes import inprocess
 from engine.runtimes.function import Function
 from engine.runtimes.inprocess import InProcessRuntime
@@ -139,6 +140,29 @@ async def test_stacked_texts_are_those_of_single_calls() -> None:
     single = await infer(call, asked)
     assert await infer(call, asked, max_rows=4) == single
     assert values(single) == [[b"A", b""], [b"C\x00", b"DD"], [b"\xff", b"F"]]
+
+
+@pytest.mark.parametrize("max_rows", [None, 4])
+@pytest.mark.parametrize(
+    ("answer", "is_text"),
+    [
+        (np.array(["a", "é"]), True),
+        (np.array(["a", "é"], dtype=object), True),
+        (np.array(["a", b"b"], dtype=object), False),
+        (np.array([b"a", b"b"], dtype=object), False),
+        (np.array([b"a", b"b"]), False),
+    ],
+)
+async def test_an_output_of_text_says_that_it_is_text(answer: Any, *, is_text: bool, max_rows: int | None) -> None:
+    runtime = InProcessRuntime("m", lambda: function(lambda _: {"y": answer}), max_rows=max_rows, threads=1)
+    await runtime.load()
+    said = []
+    async for part in runtime.infer(columns([1], [2]), [()] * 2, 5.0):
+        assert isinstance(part.outcome, Columns)
+        said += [part.outcome.specs[0].parameters] * len(part.rows)
+    await runtime.unload()
+    text = encode_parameters({"content_type": InferParameter(string_param="str")})
+    assert said == [text if is_text else b""] * 2
 
 
 async def test_tensors_of_different_first_dimensions_are_not_stacked() -> None:

@@ -162,6 +162,31 @@ def custom(artefact: Path, folder: Path, **parameters: str) -> Function:
     return mlserver.load("s", mlserver.ANY, artefact, parameters, folder)
 
 
+PACKED = """
+from mlserver import MLModel
+from mlserver.codecs import Base64Codec, StringCodec
+from mlserver.types import InferenceResponse, ResponseOutput
+
+class Packed(MLModel):
+    async def predict(self, request):
+        plain = ResponseOutput(name="plain", shape=[1], datatype="BYTES", data=[b"/w=="])
+        return InferenceResponse(
+            model_name=self.name,
+            outputs=[
+                StringCodec.encode_output("text", ["é"]),
+                Base64Codec.encode_output("bytes", [b"\\xff"]),
+                plain,
+            ],
+        )
+"""
+
+
+def test_text_and_bytes_are_taken_out_of_mlservers_codecs(tmp_path: Path) -> None:
+    (tmp_path / "packing.py").write_text(PACKED)
+    loaded = custom(tmp_path, tmp_path, implementation="packing.Packed")
+    assert ask(loaded, [2.0]) == [("text", [["é"]]), ("bytes", [[b"\xff"]]), ("plain", [b"/w=="])]
+
+
 def test_any_class_beside_the_resource_will_do(tmp_path: Path) -> None:
     (tmp_path / "scaling.py").write_text(CUSTOM)
     artefact = tmp_path / "weights"

@@ -37,3 +37,8 @@ def explode(INPUT: np.ndarray) -> dict[str, np.ndarray]:  # noqa: N803  the tens
 def pick(INPUT: np.ndarray) -> dict[str, np.ndarray]:  # noqa: N803  the tensor's name
     """Small numbers as `small`, others as `large`."""
     return {"small" if INPUT.sum() < 100 else "large": INPUT}
+
+
+def shout(INPUT: np.ndarray) -> dict[str, np.ndarray]:  # noqa: N803  the tensor's name
+    """Text in capitals, and beside it the bytes as they came."""
+    return {"TEXT": np.array([element.decode("latin-1").upper() for element in INPUT.flat]), "BYTES": INPUT}
