@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 from rich.console import Console
 
-from bench import ROOT, branches, checks, latency, report, throughput
+from bench import ROOT, branches, checks, latency, report, serving, throughput
 from bench.broker import ApacheKafka, Bench, NotHere
 
 if TYPE_CHECKING:
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 CONTENDERS = ("ours", "exactly", "faust", "bare")
 CALLED = ("latency", "branches", "startup")
-PARTS = (*CONTENDERS, *CALLED, "checks")
+PARTS = (*CONTENDERS, *CALLED, "checks", "serving", "stacking")
 LATEST = ROOT / "bench" / "results" / "latest.md"
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much is measured: requests of the fast contenders and of the slow one, rounds, calls, starts."""
+    """How much is measured: requests of the fast contenders and of the slow one, rounds, calls of each kind, starts."""
 
     fast: int
     slow: int
@@ -31,11 +31,13 @@ class Size:
     calls: int
     sequential_calls: int
     starts: int
+    served: int
+    stacked: int
 
 
-FULL = Size(fast=300_000, slow=5_000, rounds=3, calls=1000, sequential_calls=500, starts=3)
+FULL = Size(fast=300_000, slow=5_000, rounds=3, calls=1000, sequential_calls=500, starts=3, served=300, stacked=10_000)
 # Shows that the bench works; its figures mean little.
-QUICK = Size(fast=20_000, slow=400, rounds=1, calls=50, sequential_calls=50, starts=1)
+QUICK = Size(fast=20_000, slow=400, rounds=1, calls=50, sequential_calls=50, starts=1, served=20, stacked=500)
 
 
 @click.command()
@@ -79,6 +81,12 @@ def main(
         if "checks" in wanted:
             progress("reading and compiling pipelines of many steps")
             results.checks = checks.measure()
+        if "serving" in wanted:
+            progress("calling a Python model directly, and MLServer with the same")
+            results.serving = serving.measure(size.served, results.rounds)
+        if "stacking" in wanted:
+            progress("calling the iris sample from 64 callers at a time")
+            results.stacking = serving.measure_stacking(size.stacked)
         if "startup" in wanted:
             progress(f"starting seldon up pipelines/ on the embedded broker, {size.starts} times")
             results.startup = latency.measure_startup(size.starts, size.sequential_calls)

@@ -16,9 +16,10 @@ from typing import IO, TYPE_CHECKING, Self
 from bench import ROOT
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 SELDON = str(Path(sys.executable).with_name("seldon"))
+MLSERVER = str(Path(sys.executable).with_name("mlserver"))
 STOP_DEADLINE = 20.0
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -65,10 +66,12 @@ class Process:
     def cpu_seconds(self) -> float:
         """User and system time of all its threads so far."""
         assert self._process is not None
-        stat = Path(f"/proc/{self._process.pid}/stat").read_text()
-        # The name in parentheses may hold spaces; utime and stime are fields 14 and 15, counted from 1.
-        fields = stat.rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / TICKS
+        return _cpu_seconds(self._process.pid)
+
+    def tree_cpu_seconds(self) -> float:
+        """The same of it and of the processes that it has started, as long as they live."""
+        assert self._process is not None
+        return sum(map(_cpu_seconds, _tree(self._process.pid)))
 
     def check(self) -> None:
         """Raise with what it said when it has ended."""
@@ -106,3 +109,17 @@ class Process:
         size = self._errors.seek(0, os.SEEK_END)
         self._errors.seek(max(0, size - 4000))
         return self._errors.read().decode(errors="replace")
+
+
+def _cpu_seconds(pid: int) -> float:
+    stat = Path(f"/proc/{pid}/stat").read_text()
+    # The name in parentheses may hold spaces; utime and stime are fields 14 and 15, counted from 1.
+    fields = stat.rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS
+
+
+def _tree(pid: int) -> Iterator[int]:
+    yield pid
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in (task / "children").read_text().split():
+            yield from _tree(int(child))

