@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from engine.errors import InvalidInput, UnknownResource
 from engine.gateway.inference import Target
-from engine.protocol.record import REQUEST_ID, Owner, legal_name, reserved
+from engine.protocol.record import REQUEST_ID, TRACE_CONTEXT, Owner, legal_name, reserved
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -117,7 +117,9 @@ def _first(pairs: Pairs, name: str) -> bytes | None:
 
 
 def travelling(pairs: Pairs) -> Headers:
-    """The caller's X- headers that go along to every step: in order, repeated ones kept, reserved ones not.
+    """The caller's X- headers and trace context that go along to every step: in order, repeated ones kept.
+
+    Reserved ones do not.
 
     InvalidInput for a name or value that could not be echoed to another protocol unharmed.
     """
@@ -125,7 +127,8 @@ def travelling(pairs: Pairs) -> Headers:
 
 
 def _travels(name: str) -> bool:
-    return name.startswith("x-") and name not in (REQUEST_ID, TIMEOUT) and not reserved(name)
+    own = name in (REQUEST_ID, TIMEOUT) or reserved(name)
+    return name in TRACE_CONTEXT or (name.startswith("x-") and not own)
 
 
 def _fit(name: str, value: bytes) -> bytes:

@@ -23,6 +23,9 @@ HeaderPairs: TypeAlias = "Sequence[tuple[str, bytes | None]]"
 PIPELINE = "pipeline"
 PIPELINE_VERSION = "x-pipeline-version"
 REQUEST_ID = "x-request-id"
+
+# Of W3C: which trace a request belongs to. They travel as X- headers do.
+TRACE_CONTEXT = ("traceparent", "tracestate", "baggage")
 REPLY = "seldon-reply"
 STEP = "seldon-step"
 INFER_TYPE = "seldon-infer-type"

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from engine.runtimes.function import Function
     from engine.settings import Settings
 
-# Seconds that a model in processes of its own may take to load; large ones read for minutes.
-LOAD_SECONDS = 600.0
+# Seconds that a model in processes of its own may take to load; its artefact may come for an hour before that.
+LOAD_SECONDS = 4200.0
 
 # What `requirements` may name, and what each of them loads is in `_load_artefact`.
 REQUIREMENTS = (*mlserver.IMPLEMENTATIONS, onnx.REQUIREMENT, mlserver.ANY)

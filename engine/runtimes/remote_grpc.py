@@ -20,6 +20,7 @@ from engine.protocol.messages import (
     ServerMetadataRequest,
     ServerMetadataResponse,
 )
+from engine.protocol.record import TRACE_CONTEXT
 from engine.runtimes.remote import READY_TIMEOUT, Closed, Server
 
 if TYPE_CHECKING:
@@ -117,12 +118,12 @@ async def _added(call: Any) -> Headers:
 
 
 # What gRPC can carry: lower-case names, and values of printable ASCII unless the name says that they are binary.
-_NAME = re.compile("x-[0-9a-z_.-]+")
+_NAME = re.compile("|".join(("x-[0-9a-z_.-]+", *TRACE_CONTEXT)))
 _PRINTABLE = re.compile(b"[ -~]*")
 
 
 def _metadata(headers: HeaderPairs) -> tuple[tuple[str, str | bytes], ...]:
-    """A request's X- headers as far as gRPC can carry them; one that it cannot must not fail the call."""
+    """A request's X- headers and trace context; one that gRPC cannot carry must not fail the call."""
     found: list[tuple[str, str | bytes]] = []
     for written, value in headers:
         name = written.lower()

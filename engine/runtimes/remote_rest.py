@@ -13,6 +13,7 @@ from engine.errors import InvalidInput, ModelFailed, RequestError
 from engine.protocol import rest_json
 from engine.protocol.messages import ModelInferRequest
 from engine.protocol.metadata import decode_metadata
+from engine.protocol.record import TRACE_CONTEXT
 from engine.runtimes.remote import MAX_CALLS, READY_TIMEOUT, Closed, Server
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ _UNAVAILABLE, _GATEWAY_TIMEOUT = 503, 504
 _QUOTED = 500
 
 # What HTTP can carry.
-_NAME = re.compile("x-[0-9a-z_-]+")
+_NAME = re.compile("|".join(("x-[0-9a-z_-]+", *TRACE_CONTEXT)))
 _PRINTABLE = re.compile(b"[ -~]*")
 
 
@@ -150,7 +151,7 @@ def _added(answer: aiohttp.ClientResponse) -> Headers:
 
 
 def _carried(headers: HeaderPairs) -> list[tuple[str, str]]:
-    """A request's X- headers as far as HTTP can carry them; one that it cannot must not fail the call."""
+    """A request's X- headers and trace context; one that HTTP cannot carry must not fail the call."""
     pairs = ((name.lower(), value) for name, value in headers)
     return [
         (name, value.decode("ascii"))

@@ -70,7 +70,7 @@ def test_a_path_names_its_kind_itself(name: str) -> None:
         routing.target(None, Owner.MODEL, name)
 
 
-def test_x_headers_travel_in_order_with_repeated_names() -> None:
+def test_x_headers_and_the_trace_context_travel_in_order_with_repeated_names() -> None:
     pairs = (
         ("accept", b"*/*"),
         ("x-b", b"1"),
@@ -79,6 +79,9 @@ def test_x_headers_travel_in_order_with_repeated_names() -> None:
         ("x-seldon-route", b":m:"),
         ("x-empty", b""),
         ("x-utf8", "é".encode()),
+        ("traceparent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
+        ("tracestate", b"a=1"),
+        ("baggage", b"b=2"),
     )
     assert routing.travelling(pairs) == pairs[1:]
 

@@ -239,16 +239,18 @@ async def test_a_servers_error_is_told_as_it_says(code: grpc.StatusCode, kind: t
 
 async def test_x_headers_reach_the_server_with_the_values_of_a_name_in_their_order() -> None:
     headers = [("x-b", b"1"), ("x-request-id", b"r"), ("pipeline", b"p"), ("X-A", b"2"), ("x-b", b"3")]
+    headers.append(("traceparent", b"00-1-2-01"))
     async with serving(plus_one) as (server, runtime):
         await ask(runtime, columns(1), headers)
     sent: dict[str, list[str]] = {}
     for name, value in server.seen[0][1]:
         sent.setdefault(name, []).append(value)
-    assert {name: sent.get(name) for name in ("x-a", "x-b", "x-request-id", "pipeline")} == {
+    assert {name: sent.get(name) for name in ("x-a", "x-b", "x-request-id", "pipeline", "traceparent")} == {
         "x-a": ["2"],
         "x-b": ["1", "3"],
         "x-request-id": ["r"],
         "pipeline": None,
+        "traceparent": ["00-1-2-01"],
     }
 
 
