@@ -28,7 +28,7 @@ def decode(
     """Record values with their `seldon-infer-type` as columns, and the rows that are refused.
 
     A value without a type is what we have `written` there. When anybody may have written it, it is a protobuf request,
-    else a protobuf response, else JSON, whichever parses first.
+    else JSON, a response where it has outputs and no inputs, else a protobuf response.
     """
     by_type: dict[str | None, list[int]] = {}
     for row, (_, infer_type) in enumerate(values):
@@ -86,16 +86,26 @@ def _guess(values: Sequence[bytes]) -> _Decoded:
     groups, refused = _from_protobuf(values, col.REQUEST)
     left = []
     for row, error in refused:
-        value = values[row]
-        found, problems = (
-            _from_json([value], col.REQUEST) if value[:1] == b"{" else _from_protobuf([value], col.RESPONSE)
-        )
-        # When it is none of them, what a request lacked is what its writer wants to know. A request with typed
-        # contents looks like a response, in which alone a name may stand twice.
-        left += [(row, problem if value[:1] == b"{" else error) for _, problem in problems]
-        left += [(row, error) for group in found if _repeats(group.columns.names)]
-        groups += [Group([row], group.columns, json=group.json) for group in found if not _repeats(group.columns.names)]
+        found, problem = _guess_other(values[row], error)
+        if problem is None:
+            groups += [Group([row], group.columns, json=group.json) for group in found]
+        else:
+            left.append((row, problem))
     return groups, left
+
+
+def _guess_other(value: bytes, error: InvalidInput) -> tuple[list[Group], InvalidInput | None]:
+    """A value that is no protobuf request as what it may be besides, or why it is none of all."""
+    if value.lstrip()[:1] == b"{":
+        answers = b'"outputs"' in value and b'"inputs"' not in value
+        found, problems = _from_json([value], col.RESPONSE if answers else col.REQUEST)
+    else:
+        found, problems = _from_protobuf([value], col.RESPONSE)
+        # When it is neither, what a request lacked is what its writer wants to know.
+        problems = [(row, error) for row, _ in problems]
+        # A request with typed contents looks like a response, in which alone a name may stand twice.
+        problems += [(0, error) for group in found if _repeats(group.columns.names)]
+    return found, problems[0][1] if problems else None
 
 
 def _repeats(names: tuple[str, ...]) -> bool:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import struct
 from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
 from product import infer, inputs, message, values
 
-from engine.protocol.messages import InferTensorContents, ModelInferRequest
+from engine.protocol import rest_json
+from engine.protocol.messages import InferTensorContents, ModelInferRequest, ModelInferResponse
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -170,6 +172,37 @@ def test_json_is_answered_in_kind(kafka: Kafka, topic: TopicOf, request_id: str,
     assert (document["id"], document["outputs"][0]["data"]) == ("j", [1, 2])
     assert record.header("seldon-infer-type") == "json/inferModelResponse"
     assert record.header("X-foo") == "bar"
+
+
+# An answer of a model as a record of its outputs topic, its seldon-infer-type or none.
+ANSWERS: dict[str, tuple[str, bytes | None]] = {
+    "protobuf": ("proto", b"proto/InferModelResponse"),
+    "protobuf without a type": ("proto", None),
+    "JSON": ("json", b"json/inferModelResponse"),
+    "JSON without a type": ("json", None),
+}
+
+
+@pytest.mark.parametrize("owner", [("pipeline", "echoes"), ("model", "echo")], ids=["pipeline", "model"])
+@pytest.mark.parametrize("case", ANSWERS)
+def test_an_answer_of_one_model_may_be_given_to_another(
+    kafka: Kafka, topic: TopicOf, request_id: str, case: str, owner: tuple[str, str]
+) -> None:
+    form, infer_type = ANSWERS[case]
+    answer = ModelInferResponse(model_name="other", id="mine", raw_output_contents=[struct.pack("<2i", 1, 2)])
+    answer.outputs.add(name="INPUT", datatype="INT32", shape=[1, 2])
+    value = rest_json.encode_response(answer) if form == "json" else answer.SerializeToString()
+    headers: Headers = [("x-request-id", request_id.encode()), ("x-foo", b"bar")]
+    headers += [] if infer_type is None else [("seldon-infer-type", infer_type)]
+    with kafka.tap(topic(*owner, "outputs")) as outputs:
+        kafka.send(topic(*owner, "inputs"), value, headers=headers)
+        record = outputs.one(request_id)
+    assert (record.error_code, record.header("x-foo")) == (None, "bar"), record
+    if form == "json":
+        document = json.loads(record.value or b"")
+        assert (document["id"], document["outputs"][0]["data"]) == ("mine", [1, 2])
+    else:
+        assert (record.response.id, values(record.response, "OUTPUT")) == ("mine", [1, 2])
 
 
 def test_a_thousand_records_at_once_are_each_answered_once(kafka: Kafka, topic: TopicOf, request_id: str) -> None:

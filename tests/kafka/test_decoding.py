@@ -7,6 +7,7 @@ import pytest
 
 from engine.kafka.decoding import decode
 from engine.protocol import columns as col
+from engine.protocol import rest_json, tensors
 from engine.protocol.messages import ModelInferRequest, ModelInferResponse
 
 if TYPE_CHECKING:
@@ -50,8 +51,77 @@ def test_without_a_type_a_value_is_a_request() -> None:
     assert read((request(1), None)) == [(1, False)]
 
 
-def test_without_a_type_a_value_may_be_json() -> None:
-    assert read((JSON_REQUEST, None)) == [(7, True)]
+@pytest.mark.parametrize("blank", [b"", b"\n  "])
+def test_without_a_type_a_value_may_be_json(blank: bytes) -> None:
+    assert read((blank + JSON_REQUEST, None)) == [(7, True)]
+
+
+def test_without_a_type_a_value_may_be_a_response() -> None:
+    assert read((response(3), None), (JSON_RESPONSE, None)) == [(3, False), (8, True)]
+
+
+# Two elements of each datatype.
+ELEMENTS: dict[str, list[Any]] = {
+    "BOOL": [True, False],
+    "BYTES": [b"\xff\x00", "é".encode()],
+    **{f"FP{bits}": [0.5, -2.0] for bits in (16, 32, 64)},
+    "BF16": [0.5, -2.0],
+    **{f"INT{bits}": [2 ** (bits - 1) - 1, -(2 ** (bits - 1))] for bits in (8, 16, 32, 64)},
+    **{f"UINT{bits}": [2**bits - 1, 0] for bits in (8, 16, 32, 64)},
+}
+
+
+def answer(datatype: str, elements: list[Any], form: str) -> bytes:
+    """A response of two tensors, as a model writes it."""
+    kind = tensors.DATATYPES[datatype]
+    message = ModelInferResponse(model_name="m", model_version="1", id="r")
+    dtype = np.float32 if datatype == "BF16" else object if kind.dtype is None else kind.dtype
+    array = np.array(elements, dtype=dtype)
+    for name, shape in (("x", [len(elements)]), ("y", [1, len(elements)])):
+        message.outputs.add(name=name, datatype=datatype, shape=shape)
+        message.raw_output_contents.append(tensors.raw_of(array, kind))
+    if form == "json":
+        return rest_json.encode_response(message)
+    if form == "typed":
+        col.to_typed(message, col.RESPONSE)
+    return bytes(message.SerializeToString())
+
+
+def test_every_datatype_has_elements() -> None:
+    assert ELEMENTS.keys() == tensors.DATATYPES.keys()
+
+
+@pytest.mark.parametrize("typed", [True, False])
+@pytest.mark.parametrize("empty", [True, False])
+@pytest.mark.parametrize("form", ["raw", "typed", "json"])
+@pytest.mark.parametrize("datatype", ELEMENTS)
+def test_an_answer_of_a_model_is_a_request_to_another(datatype: str, form: str, *, empty: bool, typed: bool) -> None:
+    elements = [] if empty else ELEMENTS[datatype]
+    infer_type = "json/inferModelResponse" if form == "json" else "proto/InferModelResponse"
+    [group], refused = decode([(answer(datatype, elements, form), infer_type if typed else None)])
+    assert (refused, group.json) == ([], form == "json")
+    assert [spec[:3] for spec in group.columns.specs] == [
+        ("x", datatype, (len(elements),)),
+        ("y", datatype, (1, len(elements))),
+    ]
+    assert [group.columns.array(index, 0).reshape(-1).tolist() for index in (0, 1)] == [elements, elements]
+    # And this is what the model is asked.
+    [asked] = col.encode(group.columns, col.REQUEST)
+    assert ModelInferRequest.FromString(asked).id == "r"
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (b'{"outputs": [{"name": "y"}]}', 'tensor "y" has no "datatype"; expected a string'),
+        (b'{"outputs": []}', "the message has no outputs"),
+        (b'{"inputs": [], "outputs": []}', "the request has no inputs"),
+        (b"{}", 'the request has no "inputs"; expected an array'),
+        (b"\x0a\xff", "the value is no V2 ModelInferRequest message"),
+    ],
+)
+def test_a_value_that_is_nothing_is_refused_as_what_it_looks_like(value: bytes, told: str) -> None:
+    assert read((value, None)) == [told]
 
 
 def test_values_of_one_kind_are_columns_together() -> None:
