@@ -62,6 +62,6 @@ proto: setup ## compile the V2 protocol file into engine/protocol
 		--descriptor_set_out=engine/protocol/v2_dataplane.binpb mlops/v2_dataplane/v2_dataplane.proto
 
 clean: ## remove .venv, caches, Kafka's jars and the trained sample
-	rm -rf .venv dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache \
+	rm -rf .venv .venv-kserve dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache \
 		tests/kafka/jars $(IRIS)
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

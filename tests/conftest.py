@@ -15,6 +15,7 @@ from hypothesis import settings
 sys.path.insert(0, str(Path(__file__).parent))
 
 import grpcurl as grpcurl_tool
+import kserve_environment
 from brokers import ApacheKafka, EmbeddedInThread, NotHere, ensure_jars, kafka_missing
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ BROKER_FIXTURES = {"broker", "embedded_broker", "kafka_broker"}
 
 _why_no_kafka = pytest.StashKey[str]()
 _grpcurl = pytest.StashKey["str | None"]()
+_why_no_kserve = pytest.StashKey["str | None"]()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -34,11 +36,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Fetch Kafka's jars and grpcurl before the first test: a slow download is no test's timeout."""
+    """Fetch Kafka's jars, grpcurl and kserve before the first test: a slow download is no test's timeout."""
     if session.config.option.collectonly:
         return
-    if any("grpcurl" in getattr(item, "fixturenames", ()) for item in session.items):
+    asked = {name for item in session.items for name in getattr(item, "fixturenames", ())}
+    if "grpcurl" in asked:
         session.config.stash[_grpcurl] = grpcurl_tool.find()
+    if "kserve_python" in asked:
+        session.config.stash[_why_no_kserve] = kserve_environment.ensure()
     if any(map(_wants_kafka, session.items)):
         _prepare_kafka(session)
 
@@ -107,6 +112,18 @@ def grpcurl(pytestconfig: pytest.Config) -> str:
             pytest.fail(f"{text}; where CI=true that is a failure", pytrace=False)
         pytest.skip(text)
     return found
+
+
+@pytest.fixture(scope="session")
+def kserve_python(pytestconfig: pytest.Config) -> str:
+    """The Python of kserve's environment; where that cannot be made, a skip, and on CI a failure."""
+    reason = pytestconfig.stash[_why_no_kserve]
+    if reason is not None:
+        text = f"SKIPPED: {reason}"
+        if _on_ci():
+            pytest.fail(f"{text}; where CI=true that is a failure", pytrace=False)
+        pytest.skip(text)
+    return str(kserve_environment.PYTHON)
 
 
 @pytest.fixture
