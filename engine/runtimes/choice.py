@@ -15,6 +15,7 @@ from engine.runtimes.options import Options
 from engine.runtimes.remote import SCHEMES, RemoteRuntime, Server
 from engine.runtimes.remote_grpc import GrpcTransport
 from engine.runtimes.remote_rest import RestTransport
+from engine.runtimes.stacked import StackedRuntime
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -51,9 +52,10 @@ def make(
     if explained is not None:
         cache = artefacts.cache_folder(settings.artefact_cache)
         return explainers.make(model, folder, explained, cache=cache, outside=settings.allow_pickle)
+    called = Options.of(model)
     if _is_server(model):
-        return connect(model.name, model.storage_uri, max_message_bytes=settings.max_message_bytes)
-    given, called = options.others(model), Options.of(model)
+        return _remote(model, called, settings)
+    given = options.others(model)
     function: Callable[[], Function]
     if model.storage_uri.startswith("python:"):
         function = partial(python.load, model.name, model.storage_uri, folder, given)
@@ -71,6 +73,15 @@ def make(
             timeout=settings.request_timeout,
         )
     return InProcessRuntime(model.name, function, max_rows=called.max_rows, delay=called.delay, threads=called.threads)
+
+
+def _remote(model: Model, called: Options, settings: Settings) -> Runtime:
+    remote = connect(model.name, model.storage_uri, max_message_bytes=settings.max_message_bytes)
+    if called.max_rows is None:
+        return remote
+    return StackedRuntime(
+        model.name, remote, calls_at_once=called.threads, max_rows=called.max_rows, delay=called.delay
+    )
 
 
 def connect(name: str, uri: str, *, max_message_bytes: int) -> RemoteRuntime:
@@ -121,6 +132,10 @@ def _check_server(model: Model) -> list[Problem]:
     if Server.parse(model.name, model.storage_uri) is None:
         text = f'"{model.storage_uri}" is no server address'
         return [model.document.problem(place, text, f"write {scheme}://HOST:PORT/NAME")]
+    for index, (name, _) in enumerate(model.parameters):
+        if name == options.PROCESSES:
+            text = f'parameter "{name}" is for models that compute here, and this one is a server\'s'
+            return [model.document.problem(("spec", "parameters", index, "name"), text)]
     return []
 
 

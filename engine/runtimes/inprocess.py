@@ -9,14 +9,17 @@ import asyncio
 import logging
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from functools import partial
 from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from engine.errors import InvalidInput, ModelFailed, RequestError, TimedOut
+from engine.errors import InvalidInput, ModelFailed, RequestError
 from engine.protocol.messages import ModelMetadataResponse
 from engine.runtimes.contract import Part
-from engine.runtimes.function import Result, answer_row, together
-from engine.runtimes.stacking import Stacked, Stacker
+from engine.runtimes.function import Slice, answer_row, answer_stack, together
+from engine.runtimes.runs import follow
+from engine.runtimes.stacking import Stacker
 from engine.runtimes.stacks import layout
 
 if TYPE_CHECKING:
@@ -24,7 +27,9 @@ if TYPE_CHECKING:
 
     from engine.protocol.columns import Columns
     from engine.protocol.record import HeaderPairs
-    from engine.runtimes.function import Function
+    from engine.runtimes.function import Function, Result
+    from engine.runtimes.stacking import Answers, Stacked
+    from engine.runtimes.stacks import Stack
 
 log = logging.getLogger(__name__)
 
@@ -39,9 +44,6 @@ HAND_OVER_SECONDS = 0.002
 
 # Calls that are out when a model is unloaded end within this time, or hang.
 UNLOAD_SECONDS = 5.0
-
-# A deadline that is seen this late was not the model's fault: the whole process stood still.
-STOOD_STILL_SECONDS = 1.0
 
 
 class InProcessRuntime:
@@ -82,8 +84,7 @@ class InProcessRuntime:
         if self.max_rows is not None:
             self._stacker = Stacker(
                 self.name,
-                function,
-                self._start,
+                lambda stack: self._start(partial(_answer, function, stack)),
                 calls_at_once=self.threads,
                 max_rows=self.max_rows,
                 delay=self.delay,
@@ -143,26 +144,13 @@ class InProcessRuntime:
             yield Part(range(len(columns)), refusal or ModelFailed(f'model "{self.name}" is not loaded'))
             return
         run = self._begin(function, columns)
-        answered: set[int] = set()
         self._runs.add(run)
         try:
-            while not run.over:
-                parts = await self._finished(run, timeout)
-                for part in parts:
-                    answered.update(part.rows)
+            async with aclosing(follow(run, self.name, len(columns), timeout)) as parts:
+                async for part in parts:
                     yield part
-        except TimeoutError:
-            late = [row for row in range(len(columns)) if row not in answered]
-            yield Part(late, TimedOut(f'model "{self.name}" gave no answer in {timeout:g} s'))
-            return
         finally:
             self._runs.discard(run)
-            run.stop()
-        for part in run.left():
-            answered.update(part.rows)
-            yield part
-        if rows := [row for row in range(len(columns)) if row not in answered]:
-            yield Part(rows, ModelFailed(f'model "{self.name}" was unloaded before its turn came'))
 
     def _begin(self, function: Function, columns: Columns) -> _Rows | Stacked:
         if self._stacker is not None and (agreed := layout(columns)) is not None:
@@ -178,18 +166,6 @@ class InProcessRuntime:
         call.add_done_callback(self._calls.discard)
         return call
 
-    async def _finished(self, run: _Rows | Stacked, timeout: float) -> list[Part]:
-        """The next parts; a process that stood still itself (a laptop that slept) gives the model its time again."""
-        loop = asyncio.get_running_loop()
-        while True:
-            due = loop.time() + timeout
-            try:
-                async with asyncio.timeout_at(due):
-                    return await run.finished()
-            except TimeoutError:
-                if loop.time() - due < STOOD_STILL_SECONDS:
-                    raise
-
     def _refusal(self, function: Function | None, columns: Columns) -> RequestError | None:
         if function is None:
             return ModelFailed(f'model "{self.name}" is not loaded')
@@ -202,6 +178,12 @@ class InProcessRuntime:
                 "rename with tensorMap"
             )
         return None
+
+
+def _answer(function: Function, stack: Stack[Stacked]) -> Answers:
+    slices = [Slice(run.columns, rows) for run, rows in stack]
+    answers = answer_stack(function, slices)
+    return [together(results, each.columns) for each, results in zip(slices, answers, strict=True)]
 
 
 class _Rows:

@@ -1,4 +1,4 @@
-"""The parameters of a Model that say how it is called in-process; all others are its own runtime's."""
+"""The parameters of a Model that say how it is called; all others are its own runtime's."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _MILLISECONDS = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?")
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How an in-process model is called.
+    """How a model is called.
 
     max_rows   stack requests to so many rows of the first dimension in a call; None: each is its own call
     delay      seconds that a stack which is not full waits for more
     processes  so many of their own compute, each one call at once; 0: threads of this process do
-    threads    calls at once
+    threads    calls at once; of a remote model, stacks that are out at once
     """
 
     max_rows: int | None

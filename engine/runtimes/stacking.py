@@ -1,6 +1,6 @@
-"""Calls of one model made together: rows of many requests stacked into few calls, on the model's threads.
+"""Calls of one model made together: rows of many requests stacked into few calls.
 
-While every thread computes, what comes in waits and goes into the next stack, so stacks grow with the load by
+While as many calls as may be are out, what comes in waits and goes into the next stack, so stacks grow with the load by
 themselves; `delay` lets them wait besides, for models whose calls cost much and whose callers come one by one.
 """
 
@@ -12,26 +12,26 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 from engine.errors import ModelFailed
-from engine.runtimes.function import Result, Slice, answer_stack, together
+from engine.protocol import columns as col
+from engine.runtimes.contract import Part
 from engine.runtimes.stacks import Stacks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Hashable, Sequence
 
     from engine.protocol.columns import Columns
-    from engine.runtimes.contract import Part
-    from engine.runtimes.function import Function
+    from engine.protocol.record import HeaderPairs
     from engine.runtimes.stacks import Layout, Stack
 
-# For each slice of a stack the results of its rows.
-Results: TypeAlias = "list[list[Result]]"
+# For each slice of a stack the parts that its rows are answered by.
+Answers: TypeAlias = "list[list[Part]]"
 
 
 class Stacker:
-    """Makes the stacked calls of one loaded model.
+    """Makes the stacked calls of one model.
 
-    start          has one of the model's threads do something
-    calls_at_once  stacks that are computed at the same time
+    answer         begins one call for a stack; it gives every row a part, and does not raise
+    calls_at_once  stacks that are out at the same time
     max_rows       rows along the first dimension of one stack, at most
     delay          seconds that a stack which is not full waits for more rows
     """
@@ -39,24 +39,25 @@ class Stacker:
     def __init__(
         self,
         name: str,
-        function: Function,
-        start: Callable[[Callable[[], Results]], asyncio.Future[Results]],
+        answer: Callable[[Stack[Stacked]], asyncio.Future[Answers]],
         *,
         calls_at_once: int,
         max_rows: int,
         delay: float,
     ) -> None:
-        self._name, self._function, self._start = name, function, start
+        self._name, self._answer = name, answer
         self._free, self._stopped = calls_at_once, False
         self._stacks: Stacks[Stacked] = Stacks(max_rows, delay)
         self._timer: asyncio.Handle | None = None
-        # When the timer fires; never later than the next stack is due while a thread is free.
+        # When the timer fires; never later than the next stack is due while another call may be made.
         self._alarm = math.inf
 
-    def begin(self, columns: Columns, layout: Layout) -> Stacked:
-        """Let the rows of a call be computed with those of others."""
-        run = Stacked(self, columns)
+    def begin(
+        self, columns: Columns, layout: Layout, headers: Sequence[HeaderPairs] = (), timeout: float = math.inf
+    ) -> Stacked:
+        """Let the rows of a call, which has so many seconds, be computed with those of others."""
         loop = asyncio.get_running_loop()
+        run = Stacked(self, columns, headers, loop.time() + timeout)
         self._stacks.offer(run, range(len(columns)), columns.specs[0].shape[0], layout, loop.time())
         self._watch(loop)
         return run
@@ -86,33 +87,36 @@ class Stacker:
         self._timer, self._alarm = None, math.inf
         while self._free and not self._stopped and (stack := self._stacks.take(loop.time())):
             self._free -= 1
-            slices = [Slice(run.columns, rows) for run, rows in stack]
-            future = self._start(partial(answer_stack, self._function, slices))
+            future = self._answer(stack)
             future.add_done_callback(partial(self._done, stack))
         self._watch(loop)
 
-    def _done(self, stack: Stack[Stacked], future: asyncio.Future[Results]) -> None:
+    def _done(self, stack: Stack[Stacked], future: asyncio.Future[Answers]) -> None:
         self._free += 1
         if future.cancelled():
             self._fail(stack)
             return
-        for (run, _), results in zip(stack, future.result(), strict=True):
-            run.add(results)
+        for (run, _), parts in zip(stack, future.result(), strict=True):
+            run.add(parts)
         self._dispatch()
 
     def _fail(self, stack: Stack[Stacked]) -> None:
         error = ModelFailed(f'model "{self._name}" was unloaded before its turn came')
         for run, rows in stack:
-            run.add([Result(rows, error)])
+            run.add([Part(rows, error)])
 
 
 class Stacked:
-    """One call's rows, as they come back in parts."""
+    """One call's rows, as they come back in parts.
 
-    def __init__(self, stacker: Stacker, columns: Columns) -> None:
-        self.columns = columns
+    headers   each row's travelling headers
+    deadline  by the event loop's clock
+    """
+
+    def __init__(self, stacker: Stacker, columns: Columns, headers: Sequence[HeaderPairs], deadline: float) -> None:
+        self.columns, self.headers, self.deadline = columns, headers, deadline
         self._stacker, self._left = stacker, len(columns)
-        self._results: list[Result] = []
+        self._parts: list[Part] = []
         self._news = asyncio.Event()
 
     @property
@@ -120,10 +124,10 @@ class Stacked:
         """Whether nothing more will come."""
         return not self._left
 
-    def add(self, results: Sequence[Result]) -> None:
+    def add(self, parts: Sequence[Part]) -> None:
         """Some rows have been computed."""
-        self._results += results
-        self._left -= sum(len(result.rows) for result in results)
+        self._parts += parts
+        self._left -= sum(len(part.rows) for part in parts)
         self._news.set()
 
     async def finished(self) -> list[Part]:
@@ -134,10 +138,26 @@ class Stacked:
 
     def left(self) -> list[Part]:
         """The parts that have come in and were not taken yet."""
-        results, self._results = self._results, []
-        return together(results, self.columns)
+        parts, self._parts = self._parts, []
+        return _merged(parts)
 
     def stop(self) -> None:
         """Begin no more calls for it."""
         if self._left:
             self._stacker.drop(self)
+
+
+def _merged(parts: list[Part]) -> list[Part]:
+    """Parts of one kind as one: the fewer parts, the fewer batches follow."""
+    groups: dict[Hashable, list[Part]] = {}
+    for part in parts:
+        columns = part.outcome
+        alike = isinstance(columns, col.Columns) and part.headers is None
+        key = (columns.specs, columns.parameters) if alike and isinstance(columns, col.Columns) else id(part)
+        groups.setdefault(key, []).append(part)
+    return [group[0] if len(group) == 1 else _one(group) for group in groups.values()]
+
+
+def _one(group: list[Part]) -> Part:
+    rows = [row for part in group for row in part.rows]
+    return Part(rows, col.concatenate([part.outcome for part in group if isinstance(part.outcome, col.Columns)]))

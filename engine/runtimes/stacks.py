@@ -14,11 +14,12 @@ Call = TypeVar("Call")
 # Which rows of which calls are made together.
 Stack: TypeAlias = "list[tuple[Call, range]]"
 
-Layout: TypeAlias = "tuple[tuple[str, str, tuple[int, ...]], ...]"
+# Each tensor's name, datatype, dimensions after the first and parameters; and the payload's parameters.
+Layout: TypeAlias = "tuple[tuple[tuple[str, str, tuple[int, ...], bytes], ...], bytes]"
 
 
 def layout(columns: Columns) -> Layout | None:
-    """What the columns of one stack agree in: names, datatypes and the dimensions after the first.
+    """What the columns of one stack agree in: names, datatypes, parameters and the dimensions after the first.
 
     None when they cannot be stacked: with different first dimensions, a stack would not be many requests but one that
     broadcasts differently.
@@ -26,7 +27,8 @@ def layout(columns: Columns) -> Layout | None:
     firsts = {spec.shape[:1] for spec in columns.specs}
     if len(firsts) != 1 or not firsts.isdisjoint({(), (0,)}):
         return None
-    return tuple((spec.name, spec.datatype, spec.shape[1:]) for spec in columns.specs)
+    described = tuple((spec.name, spec.datatype, spec.shape[1:], spec.parameters) for spec in columns.specs)
+    return described, columns.parameters
 
 
 class _Waiting(NamedTuple, Generic[Call]):

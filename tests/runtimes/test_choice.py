@@ -18,6 +18,7 @@ from engine.runtimes.inprocess import InProcessRuntime
 from engine.runtimes.remote import RemoteRuntime
 from engine.runtimes.remote_grpc import GrpcTransport
 from engine.runtimes.remote_rest import RestTransport
+from engine.runtimes.stacked import StackedRuntime
 from engine.settings import Settings
 
 if TYPE_CHECKING:
@@ -131,6 +132,17 @@ def test_a_server_is_reached_by_a_remote_runtime(tmp_path: Path, scheme: str, tr
     made = make(tmp_path, model(f"{scheme}://h:80/other"))
     assert isinstance(made, RemoteRuntime)
     assert (made._server.name, made._server.model, type(made._transport)) == ("iris", "other", transport)
+
+
+def test_requests_to_a_server_are_stacked_where_that_is_asked_for(tmp_path: Path) -> None:
+    made = make(tmp_path, model("grpc://h:80", parameter("max_batch_size", "8")))
+    assert isinstance(made, StackedRuntime)
+
+
+def test_a_servers_model_has_no_processes_here() -> None:
+    assert refusals("grpc://h:80", parameter("processes", "2")) == [
+        '2:23: parameter "processes" is for models that compute here, and this one is a server\'s'
+    ]
 
 
 def test_a_callable_runs_in_this_process_with_its_parameters(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from engine.runtimes.stacks import Stacks, layout
 if TYPE_CHECKING:
     from engine.runtimes.stacks import Layout
 
-LAYOUTS: list[Layout] = [(("x", "FP32", (4,)),), (("x", "FP32", ()),)]
+LAYOUTS: list[Layout] = [((("x", "FP32", (4,), b""),), b""), ((("x", "FP32", (), b""),), b"")]
 
 # When a call comes, of which layout, with how many rows, each of how many rows of a stack.
 ARRIVALS = st.lists(
