@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
     from engine.protocol.columns import Kind
 
-# Values of `content_type` that make the elements of a BYTES tensor text in an answer.
-TEXT = frozenset({"str", "string", "datetime"})
+# Values of `content_type` that make the elements of a BYTES tensor text in an answer, as MLServer's codecs want them.
+TEXT = frozenset({"str", "string", "datetime", "np", "pd", "pd_json"})
 
 # The one that makes them base64 in JSON.
 BASE64 = "base64"
