@@ -332,6 +332,8 @@ class Execution:
             headers = request.headers
             if request.json:
                 value = rest_json.encode_response(col.RESPONSE.message.FromString(value))  # noqa: PLW2901  the same answer
+                if len(value) > self._max_message_bytes:
+                    request.oversized = self.plan.name
                 headers = [*headers, (INFER_TYPE, b"json/inferModelResponse")]
             request.records.append((self._outputs, request.partition, value, headers))
 

@@ -404,6 +404,19 @@ async def test_a_request_that_came_as_json_is_answered_as_json() -> None:
     assert headers[-1] == ("seldon-infer-type", b"json/inferModelResponse")
 
 
+async def test_an_answer_that_is_over_the_limit_in_json_only_is_an_error() -> None:
+    bench = Bench(CHAIN, most_bytes=60, a=adding(10), b=adding(100))
+    assert numbers(record(await bench.run(bench.request()), ANSWERS)[0]) == [111]
+    bench = Bench(CHAIN, most_bytes=60, a=adding(10), b=adding(100))
+    request = bench.request()
+    request.json = True
+    value, headers = record(await bench.run(request), ANSWERS)
+    assert (value, dict(headers)["seldon-error-code"]) == (
+        b"a message is over the limit of 60 bytes",
+        b"RESOURCE_EXHAUSTED",
+    )
+
+
 async def test_the_gateway_gets_a_message_even_for_a_request_that_came_as_json() -> None:
     bench = Bench(CHAIN, a=adding(10), b=adding(100))
     request = bench.request(("seldon-reply", b"5.gw.7"))

@@ -233,7 +233,7 @@ class _Call:
         """A response as bytes, before which the metadata goes out."""
         data = bytes(message.SerializeToString())
         if len(data) > self._limit:
-            raise TooLarge(f"the answer has {len(data)} bytes, over the limit of {self._limit}")
+            raise TooLarge(f"the answer takes {len(data)} bytes; the limit is {self._limit}")
         await self._begin()
         return data
 

@@ -163,12 +163,13 @@ class DataPlane:
     async def _call(self, target: Target, runtime: Runtime, request: Any, headers: Headers, timeout: float) -> Answer:
         if self._direct >= self._settings.max_in_flight:
             raise Overloaded(f"{self._direct} requests are in flight, which is the limit; try again later")
+        self._check_size(request.ByteSize(), "the request")
         columns = col.from_message(request, col.REQUEST)
         self._direct += 1
         try:
             async with asyncio.timeout(timeout):
                 async for part in runtime.infer(columns, [headers], timeout):
-                    return _answer(target, part, headers)
+                    return self._answer(target, part, headers)
         except TimeoutError:
             raise TimedOut(f"no answer came within {timeout:g} s", step=target.name) from None
         finally:
@@ -184,21 +185,25 @@ class DataPlane:
         timeout: float,
     ) -> Answer:
         value = request.SerializeToString()
-        limit = self._settings.max_message_bytes
-        if len(value) > limit:
-            raise TooLarge(f"the request takes {len(value)} bytes; the limit is {limit}")
+        self._check_size(len(value), "the request")
         topic = self._topics.of(target.owner, target.name, Side.INPUTS)
         if target.owner is Owner.PIPELINE:
             headers = (*headers, (PIPELINE, target.name.encode()))
         reply = await self._desk.call(topic, f"{target.name}.{request_id}".encode(), value, headers, timeout)
         return Answer(col.RESPONSE.message.FromString(reply.value), reply.headers)
 
+    def _answer(self, target: Target, part: Part, headers: Headers) -> Answer:
+        if isinstance(part.outcome, RequestError):
+            raise part.outcome.at(target.name)
+        added = part.headers[0] if part.headers is not None else ()
+        [value] = col.encode(part.outcome.take([0]), col.RESPONSE, target.name)
+        self._check_size(len(value), "the answer", step=target.name)
+        return Answer(col.RESPONSE.message.FromString(value), (*headers, *added))
 
-def _answer(target: Target, part: Part, headers: Headers) -> Answer:
-    if isinstance(part.outcome, RequestError):
-        raise part.outcome.at(target.name)
-    added = part.headers[0] if part.headers is not None else ()
-    return Answer(col.to_message(part.outcome, 0, col.RESPONSE, target.name), (*headers, *added))
+    def _check_size(self, size: int, what: str, step: str | None = None) -> None:
+        limit = self._settings.max_message_bytes
+        if size > limit:
+            raise TooLarge(f"{what} takes {size} bytes; the limit is {limit}", step=step)
 
 
 def _keep_requested(message: Any, names: list[str]) -> None:

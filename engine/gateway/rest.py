@@ -134,10 +134,22 @@ class Rest:
         message, binary = rest_json.decode_call(await self._body(request, timeout), _json_length(request))
         message.model_name, message.model_version = target.name, request.match_info.get("version", "")
         answer = await self._inference.infer(target, message, headers, request_id=_request_id.get(), timeout=timeout)
-        response = _answered(answer.message, binary)
+        response = self._answered(answer.message, binary)
         for name, value in routing.returning(answer.headers):
             response.headers.add(name, value)
         return response
+
+    def _answered(self, message: Any, binary: rest_json.BinaryOutputs) -> web.Response:
+        """An answer's body; one that cannot be written so is the model's fault and not the caller's."""
+        try:
+            body, json_length = rest_json.encode_answer(message, binary)
+        except (InvalidInput, ValueError) as error:
+            raise ModelFailed(f"the answer is no V2 response: {error}") from error
+        if len(body) > self._limit:
+            raise TooLarge(f"the answer takes {len(body)} bytes; the limit is {self._limit}; binary tensors take fewer")
+        if json_length is None:
+            return _json(body)
+        return web.Response(body=body, content_type="application/octet-stream", headers={_BINARY: str(json_length)})
 
     async def _body(self, request: web.Request, timeout: float) -> bytes:
         """The request's body, unpacked; TooLarge as soon as it is known to be over the limit."""
@@ -256,17 +268,6 @@ def _json_length(request: web.Request) -> int | None:
     if not text.isascii() or not text.isdigit() or len(text) > _MOST_DIGITS:
         raise InvalidInput(f'header "{_BINARY}" is "{text[:40]}"; expected how many bytes of the body are JSON')
     return int(text)
-
-
-def _answered(message: Any, binary: rest_json.BinaryOutputs) -> web.Response:
-    """An answer's body; one that cannot be written so is the model's fault and not the caller's."""
-    try:
-        body, json_length = rest_json.encode_answer(message, binary)
-    except (InvalidInput, ValueError) as error:
-        raise ModelFailed(f"the answer is no V2 response: {error}") from error
-    if json_length is None:
-        return _json(body)
-    return web.Response(body=body, content_type="application/octet-stream", headers={_BINARY: str(json_length)})
 
 
 def _json(body: bytes, status: int = 200) -> web.Response:

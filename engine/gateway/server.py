@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class Gateway:
     """Answers V2 calls by REST and gRPC on one port.
 
-    max_message_bytes   the largest request that is taken, through either door and after unpacking
+    max_message_bytes   the largest request, through either door and after unpacking, and the largest answer
     request_timeout     seconds that a call may take when its caller asks for no less
     """
 

@@ -244,7 +244,8 @@ class Worker:
             return
         requests = [self._request(execution, lease, record) for record in mine]
         self._budget.take(sum(request.size for request in requests))
-        groups, refused = decode([(record.value or b"", header(record.headers, INFER_TYPE)) for record in mine])
+        values = [(record.value or b"", header(record.headers, INFER_TYPE)) for record in mine]
+        groups, refused = decode(values, most_bytes=self._settings.max_message_bytes)
         for group in groups:
             members = [requests[row] for row in group.rows]
             for request in members:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from engine.errors import InvalidInput
+from engine.errors import InvalidInput, TooLarge
 from engine.protocol import columns as col
 from engine.protocol import rest_json
 from engine.protocol.record import INFER_TYPE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from engine.errors import RequestError
 
 
 class Group:
@@ -23,18 +25,22 @@ class Group:
 
 
 def decode(
-    values: Sequence[tuple[bytes, str | None]], written: col.Kind | None = None
-) -> tuple[list[Group], list[tuple[int, InvalidInput]]]:
+    values: Sequence[tuple[bytes, str | None]], written: col.Kind | None = None, *, most_bytes: int
+) -> tuple[list[Group], list[tuple[int, RequestError]]]:
     """Record values with their `seldon-infer-type` as columns, and the rows that are refused.
 
     A value without a type is what we have `written` there. When anybody may have written it, it is a protobuf request,
-    else JSON, a response where it has outputs and no inputs, else a protobuf response.
+    else JSON, a response where it has outputs and no inputs, else a protobuf response. One of more than `most_bytes`
+    is not looked at: a topic may take more than we do.
     """
     by_type: dict[str | None, list[int]] = {}
-    for row, (_, infer_type) in enumerate(values):
-        by_type.setdefault(infer_type.lower() if infer_type else None, []).append(row)
     groups: list[Group] = []
-    refused: list[tuple[int, InvalidInput]] = []
+    refused: list[tuple[int, RequestError]] = []
+    for row, (value, infer_type) in enumerate(values):
+        if len(value) > most_bytes:
+            refused.append((row, TooLarge(f"the request takes {len(value)} bytes; the limit is {most_bytes}")))
+            continue
+        by_type.setdefault(infer_type.lower() if infer_type else None, []).append(row)
     for infer_type, rows in by_type.items():
         raw = [values[row][0] for row in rows]
         if infer_type is None:

@@ -238,7 +238,8 @@ class Joiner:
             if not record.key and self.upstream.joins
         ]
         written = col.RESPONSE if source.side is Side.OUTPUTS else None
-        groups, refused = decode([(r.value or b"", header(r.headers, INFER_TYPE)) for r in keyed], written)
+        values = [(record.value or b"", header(record.headers, INFER_TYPE)) for record in keyed]
+        groups, refused = decode(values, written, most_bytes=self._settings.max_message_bytes)
         faults += [(keyed[row], error) for row, error in refused]
         arrivals = []
         for group in groups:

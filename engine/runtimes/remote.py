@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, Self
 from urllib.parse import unquote, urlsplit
 
-from engine.errors import ModelFailed, RequestError, TimedOut, Unreachable
+from engine.errors import ModelFailed, RequestError, TimedOut, TooLarge, Unreachable
 from engine.protocol import columns as col
 from engine.runtimes.contract import Part
 from engine.runtimes.declared import Declared
@@ -68,6 +68,10 @@ class Server:
     def answered_badly(self, text: str) -> ModelFailed:
         """The error of a call whose answer is none of V2."""
         return ModelFailed(f'model "{self.name}" answered badly: {text}')
+
+    def too_large(self, text: str) -> TooLarge:
+        """The error of a call whose request or answer is larger than the other side takes."""
+        return TooLarge(f'model "{self.name}" at {self.address}: {text}')
 
     def late(self) -> TimedOut:
         """The error of a call that took too long."""

@@ -105,8 +105,14 @@ class GrpcTransport:
             return self._server.out_of_reach(details)
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             return self._server.late()
+        if code is grpc.StatusCode.RESOURCE_EXHAUSTED and _TOO_LARGE.search(details or ""):
+            return self._server.too_large(details)
         refused = code is grpc.StatusCode.INVALID_ARGUMENT
         return (InvalidInput if refused else ModelFailed)(details or code.name)
+
+
+# What tells a message that is too large from a server that has too much to do: gRPC has one status for both.
+_TOO_LARGE = re.compile("larger than max|exceeds maximum", re.IGNORECASE)
 
 
 async def _added(call: Any) -> Headers:

@@ -19,7 +19,7 @@ from engine.runtimes.remote import MAX_CALLS, READY_TIMEOUT, Closed, Server
 if TYPE_CHECKING:
     from engine.protocol.record import HeaderPairs, Headers
 
-_OK, _BAD_REQUEST, _NOT_FOUND, _TIMED_OUT, _TOO_MANY, _FAULT = 200, 400, 404, 408, 429, 500
+_OK, _BAD_REQUEST, _NOT_FOUND, _TIMED_OUT, _TOO_LARGE, _TOO_MANY, _FAULT = 200, 400, 404, 408, 413, 429, 500
 _UNAVAILABLE, _GATEWAY_TIMEOUT = 503, 504
 
 # How much of what a server says of a failure is passed on.
@@ -118,9 +118,7 @@ class RestTransport:
         async for part in answer.content.iter_any():
             left -= len(part)
             if left < 0:
-                raise ModelFailed(
-                    f'model "{self._server.name}" answered more than {self._max_message_bytes} bytes, the limit'
-                )
+                raise self._server.too_large(f"it answered more than {self._max_message_bytes} bytes, the limit")
             parts.append(part)
         return b"".join(parts)
 
@@ -130,6 +128,8 @@ class RestTransport:
             return self._server.out_of_reach(text)
         if status in (_TIMED_OUT, _GATEWAY_TIMEOUT):
             return self._server.late()
+        if status == _TOO_LARGE:
+            return self._server.too_large(text)
         refused = _BAD_REQUEST <= status < _FAULT and status != _NOT_FOUND
         return (InvalidInput if refused else ModelFailed)(text)
 

@@ -13,7 +13,7 @@ from aiokafka.client import AIOKafkaClient
 from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.util import calc_crc32c
-from product import Product, infer, inputs, message, values
+from product import GrpcFailed, Product, grpc_infer, infer, inputs, message, values
 from topics import Kafka
 
 from engine.protocol.messages import ModelInferRequest
@@ -183,8 +183,42 @@ def test_what_is_over_the_limit_is_refused_and_the_rest_goes_on(
             value = message(INPUT=[1000000] * size).SerializeToString()
             kafka.send(inputs_topic, value, headers=headers, partition=0)
         error, answer = tap.one(f"{request_id}-over"), tap.one(f"{request_id}-under")
+    # A model alone writes nothing of what it is given: it is the record itself that is refused.
+    model = f"seldon.{namespace}.model.grow"
+    with Kafka(broker) as kafka, kafka.tap(f"{model}.outputs") as tap:
+        alone: Headers = [("x-request-id", f"{request_id}-alone".encode())]
+        value = message(INPUT=[1] + [1000000] * 40_000).SerializeToString()
+        kafka.send(f"{model}.inputs", value, headers=alone, partition=0)
+        assert tap.one(f"{request_id}-alone").error_code == "RESOURCE_EXHAUSTED"
     assert error.error_code == "RESOURCE_EXHAUSTED", error
     assert answer.error_code is None, answer
+    small_limit.stop()
+
+
+def test_an_answer_over_the_limit_is_an_error_at_once_by_every_way(
+    small_limit: Product, broker: str, namespace: str, request_id: str
+) -> None:
+    address = small_limit.address
+    for target in ("models/grow", "pipelines/grows"):
+        # Each number takes four bytes, and two as JSON; of 40,000 none does fit, of 15,000 both do.
+        over = infer(address, target, inputs(INPUT=[40_000]))
+        assert (over.status, over.seconds < 10) == (413, True), over
+        assert str(LIMIT) in over.json["error"], over
+        assert len(infer(address, target, inputs(INPUT=[15_000])).output("OUTPUT")) == 15_000
+    for model in ("grow", "grows.pipeline"):
+        with pytest.raises(GrpcFailed) as failed:
+            grpc_infer(address, message(model, INPUT=[40_000]))
+        assert failed.value.code == "RESOURCE_EXHAUSTED", failed.value
+    # A request in direct JSON that is over the limit as a message.
+    inside = infer(address, "models/echo", inputs("INT64", INPUT=[1] * 15_000))
+    assert inside.status == 413, inside
+    outputs = [f"seldon.{namespace}.{owner}.outputs" for owner in ("pipeline.grows", "model.grow")]
+    with Kafka(broker) as kafka, kafka.tap(*outputs) as tap:
+        for owner in ("pipeline.grows", "model.grow"):
+            headers: Headers = [("x-request-id", f"{request_id}-{owner}".encode())]
+            value = message(INPUT=[40_000]).SerializeToString()
+            kafka.send(f"seldon.{namespace}.{owner}.inputs", value, headers=headers)
+            assert tap.one(f"{request_id}-{owner}").error_code == "RESOURCE_EXHAUSTED"
     small_limit.stop()
 
 

@@ -297,6 +297,17 @@ def test_large_tensors_pass_through_a_pipeline(product: Product) -> None:
     assert infer(product.address, "pipelines/echoes", inputs(INPUT=data)).output("OUTPUT") == data
 
 
+def test_tensors_larger_than_a_fetch_pass_through_a_pipeline(product: Product) -> None:
+    raw = bytes(range(256)) * 50_000  # 12.8 MB; 4 MB of a partition are fetched at once
+    tensor = {"name": "INPUT", "datatype": "INT32", "shape": [1, len(raw) // 4]}
+    tensor["parameters"] = {"binary_data_size": len(raw)}
+    head = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
+    size = "inference-header-content-length"
+    answer = infer(product.address, "pipelines/echoes", head + raw, [(size, str(len(head)))])
+    assert answer.status == 200, answer.body[:500]
+    assert answer.body[int(answer.header(size) or 0) :] == raw
+
+
 def test_metadata_and_readiness_of_models_and_pipelines(product: Product) -> None:
     assert get(product.address, "/v2").json["name"] == "millrace"
     assert get(product.address, "/v2/health/live").status == 200

@@ -240,6 +240,24 @@ async def test_the_limit_itself_is_allowed(small: Any, document: dict[str, Any],
         assert response.status == (413 if padding else 200)
 
 
+async def test_an_answer_over_the_limit_is_an_error_with_a_request_id(small: Any, document: dict[str, Any]) -> None:
+    small.inference.version = "v" * 1000
+    async with small.session.post(small.url + ECHO, json=document, headers={"x-request-id": "mine"}) as response:
+        assert response.status == 413
+        assert response.headers["x-request-id"] == "mine"
+        assert "the limit is 1000" in (await response.json())["error"]
+
+
+async def test_an_answer_that_is_over_the_limit_in_json_only_comes_in_binary(small: Any) -> None:
+    tensor = {"name": "x", "datatype": "FP64", "shape": [90], "parameters": {"binary_data_size": 720}}
+    for binary, status in ((False, 413), (True, 200)):
+        head = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": binary}}).encode()
+        headers = {"Inference-Header-Content-Length": str(len(head))}
+        body = head + np.full(90, 1 / 3).tobytes()
+        async with small.session.post(small.url + ECHO, data=body, headers=headers) as response:
+            assert response.status == status, await response.text()
+
+
 @pytest.mark.parametrize(("encoding", "pack"), [("gzip", gzip.compress), ("deflate", zlib.compress)])
 async def test_a_packed_body_is_unpacked(served: Any, document: dict[str, Any], encoding: str, pack: Any) -> None:
     headers = {"Content-Encoding": encoding}

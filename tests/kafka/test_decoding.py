@@ -5,13 +5,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from engine.kafka.decoding import decode
+from engine.errors import TooLarge
+from engine.kafka import decoding
 from engine.protocol import columns as col
 from engine.protocol import rest_json, tensors
 from engine.protocol.messages import ModelInferRequest, ModelInferResponse
 
 if TYPE_CHECKING:
-    from engine.protocol.columns import Columns
+    from engine.errors import RequestError
+    from engine.protocol.columns import Columns, Kind
+
+LIMIT = 1000
 
 JSON_REQUEST = b'{"inputs": [{"name": "x", "datatype": "INT64", "shape": [1], "data": [7]}]}'
 JSON_RESPONSE = b'{"model_name": "m", "outputs": [{"name": "x", "datatype": "INT64", "shape": [1], "data": [8]}]}'
@@ -31,9 +35,15 @@ def response(number: int) -> bytes:
     return bytes(message.SerializeToString())
 
 
+def decode(
+    values: list[tuple[bytes, str | None]], written: Kind | None = None
+) -> tuple[list[decoding.Group], list[tuple[int, RequestError]]]:
+    return decoding.decode(values, written, most_bytes=LIMIT)
+
+
 def read(*values: tuple[bytes, str | None]) -> list[Any]:
     """For each value its number and whether it was JSON, or why it is refused."""
-    groups, refused = decode(values)
+    groups, refused = decode(list(values))
     found: dict[int, Any] = {row: str(error) for row, error in refused}
     for group in groups:
         for place, row in enumerate(group.rows):
@@ -201,3 +211,11 @@ def test_a_request_with_a_name_twice_is_taken_for_no_response(*, typed: bool) ->
         else:
             message.raw_input_contents.append(bytes(8))
     assert read((message.SerializeToString(), None)) == ['input "x" stands twice in the request; names must differ']
+
+
+@pytest.mark.parametrize("infer_type", [None, "json/inferModelRequest", "text/plain"])
+def test_a_value_over_the_limit_is_not_looked_at_and_harms_no_other(infer_type: str | None) -> None:
+    fitting = JSON_REQUEST + b" " * (LIMIT - len(JSON_REQUEST))
+    groups, [(row, error)] = decode([(fitting, None), (fitting + b" ", infer_type), (request(1), None)])
+    assert (row, type(error), str(error)) == (1, TooLarge, "the request takes 1001 bytes; the limit is 1000")
+    assert sorted(row for group in groups for row in group.rows) == [0, 2]

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from asking import ask, columns, free_port, outcomes
 
-from engine.errors import InvalidInput, ModelFailed, RequestError, RuntimeUnavailable, TimedOut, Unreachable
+from engine.errors import InvalidInput, ModelFailed, RequestError, RuntimeUnavailable, TimedOut, TooLarge, Unreachable
 from engine.protocol.messages import (
     SERVICE,
     ModelInferRequest,
@@ -299,6 +299,31 @@ async def test_an_answer_that_does_not_decode_fails_alone(value: bytes, text: st
     assert isinstance(bad, ModelFailed)
     assert str(bad) == f'model "m" answered badly: {text}'
     assert good == 3
+
+
+async def test_an_answer_or_a_request_over_the_limit_is_told() -> None:
+    async def infer(_request: Any, _context: Any) -> bytes:
+        return bytes((1 << 20) + 1)
+
+    async with serving(infer) as (server, runtime):
+        [answered] = outcomes(await ask(runtime, columns(1)))
+        small = connect("m", f"grpc://127.0.0.1:{server.port}/there", max_message_bytes=20)
+        await small.load()
+        [asked] = outcomes(await ask(small, columns(1)))
+        await small.unload()
+    assert {type(answered), type(asked)} == {TooLarge}
+    assert len(server.seen) == 1
+
+
+@pytest.mark.parametrize("kind", [TooLarge, ModelFailed])
+async def test_a_server_that_takes_no_such_size_is_told_from_one_that_has_too_much_to_do(
+    kind: type[RequestError],
+) -> None:
+    text = "Received message larger than max (5 vs. 4)" if kind is TooLarge else "a quota"
+    async with serving(aborting(grpc.StatusCode.RESOURCE_EXHAUSTED, text)) as (_, runtime):
+        [outcome] = outcomes(await ask(runtime, columns(1)))
+    assert type(outcome) is kind
+    assert text in str(outcome)
 
 
 async def test_calls_that_are_out_when_a_model_is_unloaded_end_with_an_error() -> None:

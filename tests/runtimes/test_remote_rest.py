@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 from asking import ask, columns, free_port, outcomes
 
-from engine.errors import InvalidInput, ModelFailed, RequestError, TimedOut, Unreachable
+from engine.errors import InvalidInput, ModelFailed, RequestError, TimedOut, TooLarge, Unreachable
 from engine.protocol import tensors
 from engine.protocol.columns import Columns, TensorSpec
 from engine.runtimes import declared, remote
@@ -151,7 +151,8 @@ async def test_bytes_are_text_on_the_way_as_v2_servers_write_them_and_base64_whe
         (200, "no JSON", ModelFailed, "answered badly: the body is not JSON"),
         (200, '{"outputs": [{"name": "y"}]}', ModelFailed, "answered badly"),
         (200, '{"outputs": []}', ModelFailed, "answered badly: the message has no outputs"),
-        (200, " " * (LIMIT + 1), ModelFailed, f"answered more than {LIMIT} bytes"),
+        (413, '{"error": "too long"}', TooLarge, "too long"),
+        (200, " " * (LIMIT + 1), TooLarge, f"answered more than {LIMIT} bytes"),
     ],
 )
 async def test_what_a_server_says_is_the_calls_error(

@@ -42,3 +42,8 @@ def pick(INPUT: np.ndarray) -> dict[str, np.ndarray]:  # noqa: N803  the tensor'
 def shout(INPUT: np.ndarray) -> dict[str, np.ndarray]:  # noqa: N803  the tensor's name
     """Text in capitals, and beside it the bytes as they came."""
     return {"TEXT": np.array([element.decode("latin-1").upper() for element in INPUT.flat]), "BYTES": INPUT}
+
+
+def grow(INPUT: np.ndarray) -> dict[str, np.ndarray]:  # noqa: N803  the tensor's name
+    """As many numbers as its first number says."""
+    return {"OUTPUT": np.ones(INPUT.flat[0], np.int32)}

@@ -1,0 +1,123 @@
+"""The data plane in front of a real in-process model; what is loaded elsewhere, and Kafka, are stand-ins."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from engine.errors import TooLarge, UnknownResource
+from engine.gateway.inference import DataPlane, Target
+from engine.protocol.messages import ModelInferRequest, ModelMetadataResponse
+from engine.protocol.record import Owner, RequestIds, Topics
+from engine.runtimes.function import Function
+from engine.runtimes.inprocess import InProcessRuntime
+from engine.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from engine.gateway.inference import Answer
+    from engine.protocol.record import Headers
+
+LIMIT = 1000
+GROW, AWAY = Target(Owner.MODEL, "grow"), Target(Owner.MODEL, "away")
+
+
+class Catalogue:
+    """NOT the registry: two models are loaded, `away` in another process."""
+
+    def __init__(self) -> None:
+        self.told: Any = None
+
+    def version(self, target: Target) -> int | None:
+        return 3 if target in (GROW, AWAY) else None
+
+    def answers(self, _: Target) -> bool:
+        return True
+
+    def ready(self, _: Target) -> bool:
+        return True
+
+    def metadata(self, _: Target) -> Any:
+        return self.told
+
+
+class Desk:
+    """NOT Kafka: nothing that these tests send may come so far."""
+
+    async def call(self, topic: str, key: bytes, value: bytes, headers: Headers, timeout: float) -> Any:
+        raise AssertionError((topic, key, value, headers, timeout))
+
+
+@asynccontextmanager
+async def serving() -> AsyncIterator[tuple[DataPlane, Catalogue]]:
+    function = Function(lambda arrays: [("y", np.zeros(int(arrays["x"][0]), np.uint8))], ("x",), "test")
+    runtime, catalogue = InProcessRuntime("grow", lambda: function, max_rows=None, threads=1), Catalogue()
+    await runtime.load()
+    yield (
+        DataPlane(
+            Settings(max_message_bytes=LIMIT),
+            Topics("seldon", "ns"),
+            catalogue,
+            Desk(),
+            RequestIds(bytes(5), 0, lambda: 0.0),
+            runtime={"grow": runtime}.get,
+        ),
+        catalogue,
+    )
+    await runtime.unload()
+
+
+def request(number: int, size: int = 1) -> Any:
+    """Asks for an answer of so many bytes by a tensor of so many INT64."""
+    message = ModelInferRequest(model_name="grow")
+    message.inputs.add(name="x", datatype="INT64", shape=[size])
+    message.raw_input_contents.append(np.full(size, number, "<i8").tobytes())
+    return message
+
+
+async def ask(plane: DataPlane, target: Target, message: Any) -> Answer:
+    return await plane.infer(target, message, (), request_id="r", timeout=30.0)
+
+
+async def test_what_fits_is_answered() -> None:
+    async with serving() as (plane, _):
+        answer = await ask(plane, GROW, request(900, size=100))
+    assert answer.message.raw_output_contents[0] == bytes(900)
+
+
+@pytest.mark.parametrize("target", [GROW, AWAY])
+async def test_a_request_over_the_limit_is_refused_wherever_the_model_is(target: Target) -> None:
+    message = request(1, size=125)
+    async with serving() as (plane, _):
+        with pytest.raises(TooLarge, match=f"the request takes {message.ByteSize()} bytes; the limit is {LIMIT}"):
+            await ask(plane, target, message)
+
+
+async def test_an_answer_over_the_limit_is_the_models_error() -> None:
+    async with serving() as (plane, _):
+        with pytest.raises(TooLarge, match=f"the answer takes 10[0-9][0-9] bytes; the limit is {LIMIT}") as caught:
+            await ask(plane, GROW, request(1000))
+    assert caught.value.step == "grow"
+
+
+async def test_metadata_of_a_model_of_this_process_is_its_own() -> None:
+    async with serving() as (plane, _):
+        found = await plane.metadata(GROW)
+    assert (found.name, found.platform, [tensor.name for tensor in found.inputs]) == ("grow", "test", ["x"])
+
+
+async def test_metadata_of_a_model_elsewhere_is_what_is_told_of_it_at_least_its_name() -> None:
+    async with serving() as (plane, catalogue):
+        bare = await plane.metadata(AWAY)
+        catalogue.told = ModelMetadataResponse(name="away", platform="theirs")
+        catalogue.told.inputs.add(name="x")
+        told = await plane.metadata(AWAY)
+        with pytest.raises(UnknownResource):
+            await plane.metadata(Target(Owner.MODEL, "nobody"))
+    assert (bare.name, bare.platform, bare.versions[:]) == ("away", "model", ["3"])
+    assert (told.platform, told.versions[:], told.inputs[0].name) == ("theirs", ["3"], "x")
+    assert not catalogue.told.versions, "what is told is left as it was"
