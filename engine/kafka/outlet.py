@@ -11,7 +11,7 @@ from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from engine.kafka import client
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from engine.kafka.checkpoint import Early, Unit
     from engine.protocol.record import HeaderPairs
@@ -86,18 +86,19 @@ class Outlet:
     async def write(self, requests: Sequence[Unit | Early]) -> None:
         """Write all records of these requests and wait until each is acknowledged. Raises KafkaError."""
         producer = await self.producer()
-        batches: dict[tuple[str, int], list[Any]] = {}
+        places: dict[tuple[str, int], _Batches] = {}
         for request in requests:
             key = request.key
             for topic, partition, value, headers in request.records:
-                builders = batches.get((topic, partition))
-                if builders is None:
-                    builders = batches[topic, partition] = [producer.create_batch()]
-                if builders[-1].append(timestamp=None, key=key, value=value, headers=headers) is None:
-                    builders.append(producer.create_batch())
-                    builders[-1].append(timestamp=None, key=key, value=value, headers=headers)
+                batches = places.get((topic, partition))
+                if batches is None:
+                    batches = places[topic, partition] = _Batches(producer.create_batch)
+                if batches.append(batches.count, None, key, value, headers) is None:
+                    batches.turn()
+                    batches.append(0, None, key, value, headers)
+                batches.count += 1
         try:
-            await asyncio.gather(*(_send(producer, *place, builders) for place, builders in batches.items()))
+            await asyncio.gather(*(_send(producer, *place, each.end()) for place, each in places.items()))
         except MessageSizeTooLargeError:
             raise
         except KafkaError:
@@ -105,9 +106,39 @@ class Outlet:
             raise
 
 
+class _Batches:
+    """Batches for one partition, each filled before the next is begun.
+
+    Records go straight to the encoder of aiokafka's batch: through the batch's own `append` a record costs 2.3 µs, and
+    so 0.9 µs, which five times for each request of a chain is a seventh of all its CPU. Who appends counts.
+
+    append   (number of the record in the batch, timestamp, key, value, headers); None when the batch is full
+    count    the records of the last batch
+    """
+
+    __slots__ = ("_all", "_create", "append", "count")
+
+    def __init__(self, create: Callable[[], Any]) -> None:
+        self._create = create
+        self._all: list[Any] = []
+        self.turn()
+
+    def turn(self) -> None:
+        """Begin the next batch."""
+        self.end()
+        self._all.append(self._create())
+        self.append, self.count = self._all[-1]._builder.append, 0  # noqa: SLF001  see above
+
+    def end(self) -> list[Any]:
+        """All batches, closed."""
+        for batch in self._all[-1:]:
+            batch._relative_offset = self.count  # noqa: SLF001  how many it says that it holds
+            batch.close()
+        return self._all
+
+
 async def _send(producer: Any, topic: str, partition: int, builders: Iterable[Any]) -> None:
     for builder in builders:
-        builder.close()
         await (await producer.send_batch(builder, topic, partition=partition))
 
 
