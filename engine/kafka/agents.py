@@ -256,7 +256,9 @@ class Worker:
 
     def _request(self, execution: Execution, lease: Lease, record: Any) -> Request:
         size = len(record.value or b"") + REQUEST_BYTES
-        request = execution.new_request(lease, record.partition, record.offset, record.key, record.headers, size)
+        request = execution.new_request(
+            lease, lease.partition.partition, record.offset, record.key, record.headers, size
+        )
         if request.reply is not None and not self._is_reply_address(request.reply):
             request.reply = None
         return request

@@ -21,7 +21,7 @@ from faust.tables import TableManager
 from faust.transport.drivers import aiokafka as driver
 from faust.types.tuples import TP, ConsumerMessage
 
-from engine.kafka import client
+from engine.kafka import client, unpacking
 from engine.kafka.assignor import CoPartitionedSticky
 from engine.kafka.leases import Leases, Membership, Place, Poll, TopicPartition
 from engine.kafka.transactions import UNSTABLE_SECONDS, Committed, Unstable
@@ -158,6 +158,7 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
         max_records: int | None = None,
     ) -> Any:
         """The records of each partition as a Poll, which says whose reading they are."""
+        unpacking.spare(consumer)
         records: Any = await super()._fetch_records(consumer, active_partitions, timeout, max_records)
         self._fetch_wait.adapt(consumer, self.thread_loop.time(), busy=any(map(_asks, records.values())))
         polled: dict[TopicPartition, Poll] = {}
