@@ -30,7 +30,8 @@ class Settings:
     request_timeout         seconds a caller waits at most, and a model's call takes at most
     max_message_bytes       of one request or answer: REST body, gRPC message, Kafka record
     max_in_flight           synchronous calls that wait at once in one gateway; the next one gets 429
-    budget_bytes            of requests that one process has fetched and not finished; then it stops fetching
+    budget_bytes            of requests that one process has fetched and not finished; then it stops fetching. Those of
+                            models, and of pipelines whose explainers wait for other pipelines, count apart
     session_timeout         seconds after which a silent worker's partitions go to others
     batch_max_wait          seconds that a step's batch without a windowMs waits for more rows
     join_max_entries        requests that may wait in a join of pipelines for each partition; then the oldest goes

@@ -1,6 +1,6 @@
 """`make demo`: starts everything on free ports, makes the calls of the documentation, shows and checks the answers.
 
-Run it from the repository's root, in an environment with `.[dev,runtimes]` installed.
+Run it from the repository's root, in an environment with `.[dev,explain,runtimes]` installed.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ IRIS_GRPC = (
     '{"model_name":"iris","inputs":[{"name":"input","contents":{"fp32_contents":[1,2,3,4]},'
     '"datatype":"FP32","shape":[1,4]}]}'
 )
+TEXT = '{"inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data": ["a great but boring film"]}]}'
 # What the classifier says of a flower that measures 1, 2, 3 and 4 cm.
 IRIS_ANSWER = [2]
 
@@ -331,6 +332,24 @@ def _input0(data: list[int]) -> str:
     return json.dumps({"inputs": [tensor]}, separators=(",", ":"))
 
 
+def explaining(product: Product) -> None:
+    """Which of a flower's measurements, and which words of a text, make the answers."""
+    title("An explainer: how much each measurement adds to the probability of each species")
+    explained = _explanation(product.run("seldon", "model", "infer", "species-explainer", IRIS))
+    virginica = explained["shap_values"][2][0]
+    longest = explained["feature_names"][virginica.index(max(virginica))]
+    expect(longest.startswith("petal"), "that its petals make it a virginica", explained)
+    title("An explainer of text: how much each word adds to the mood")
+    explained = _explanation(product.run("seldon", "model", "infer", "mood-explainer", TEXT))
+    words = dict(zip(explained["feature_names"], explained["shap_values"][0][0], strict=True))
+    expect(max(words, key=words.__getitem__) == "great ", "that the word great makes the mood", words)
+
+
+def _explanation(said: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(data_of(answer_of(said), "explanation")[0])["data"]
+    return found
+
+
 def wrong_shape(product: Product) -> None:
     """A request that cannot be right is refused at once, by a message that says why."""
     title("A wrong request: three numbers that are said to be four")
@@ -358,6 +377,7 @@ def main() -> int:
             inspect(product, command_line(product))
             kafka(product)
             conditional(product)
+            explaining(product)
             wrong_shape(product)
             listing(product)
     except (Wrong, ValueError, OSError, subprocess.SubprocessError, grpc.RpcError) as error:
