@@ -38,7 +38,8 @@ test: setup ## all tests, on the embedded broker and on Apache Kafka where Java 
 	$(BIN)/pytest
 
 nightly: setup ## the tests of rules, bodies and the REST contract with many more examples
-	$(BIN)/pytest tests/properties tests/contract/test_openapi.py --hypothesis-profile nightly
+	$(BIN)/pytest tests/properties tests/contract/test_openapi.py tests/contract/test_round_trip.py \
+		--hypothesis-profile nightly
 
 # FAULTS=brief is what CI runs; SEED=... makes the same choices again; FAULTS_TABLE=FILE collects the counts.
 faults: setup ## kill, freeze and cut everything under load, and count what is lost or doubled

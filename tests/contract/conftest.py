@@ -16,7 +16,7 @@ from mirror import Mirror
 from product import Product
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 RESOURCES = Path(__file__).resolve().parent / "resources"
 NAMESPACE = "contract"
@@ -38,3 +38,9 @@ def identity(embedded_broker: str, tmp_path_factory: pytest.TempPathFactory) -> 
             product.stop()
         finally:
             product.kill()
+
+
+@pytest.fixture(scope="session")
+def topic() -> Callable[..., str]:
+    """Topic names of that product: `topic("pipeline", "sames", "inputs")`."""
+    return lambda *parts: ".".join(("seldon", NAMESPACE, *parts))

@@ -1,4 +1,4 @@
-"""Bodies of REST calls as no client would send them: each is a request or is refused, in words, and nothing else."""
+"""Bodies of REST and gRPC calls as no client would send them: each is a request or is refused in words, and no more."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from engine.errors import InvalidInput
 from engine.protocol import columns, rest_json, tensors
+from engine.protocol.messages import ModelInferRequest
 
 # `make nightly` tries each twenty thousand times.
 pytestmark = pytest.mark.timeout(900)
@@ -95,3 +96,65 @@ def test_a_request_with_bytes_changed_is_a_request_or_is_refused(data: st.DataOb
 @given(st.binary(max_size=60), st.one_of(st.none(), st.integers(0, 60)))
 def test_any_bytes_are_a_request_or_are_refused(body: bytes, json_length: int | None) -> None:
     check(body, json_length)
+
+
+# gRPC: the door's parser, then what a model's or a pipeline's worker makes of the message.
+
+
+def check_message(value: bytes) -> None:
+    """A request whose tensors can be worked with, as typed contents too, or a refusal in words."""
+    groups, refused = columns.decode([value], columns.REQUEST)
+    assert len(groups) + len(refused) == 1
+    assert all(error.text for _, error in refused)
+    for _, read in groups:
+        for index in range(len(read.specs)):
+            assert read.array(index, 0).shape == read.specs[index].shape
+        [again] = columns.encode(read, columns.REQUEST)
+        message = ModelInferRequest.FromString(again)
+        columns.to_typed(message, columns.REQUEST)
+        assert rest_json.encode_request(message)
+
+
+INT64S = st.one_of(st.integers(-1, 4), st.sampled_from([1 << 31, 1 << 40, (1 << 63) - 1, -(1 << 63)]))
+RAWS = st.one_of(
+    st.binary(max_size=12),
+    st.integers(0, (1 << 32) - 1).map(lambda size: size.to_bytes(4, "little") + b"abcd"),
+)
+TYPED = {
+    "bool_contents": st.booleans(),
+    "int_contents": st.integers(-(1 << 31), (1 << 31) - 1),
+    "int64_contents": st.integers(-(1 << 63), (1 << 63) - 1),
+    "uint_contents": st.integers(0, (1 << 32) - 1),
+    "uint64_contents": st.integers(0, (1 << 64) - 1),
+    "fp32_contents": st.floats(width=32),
+    "fp64_contents": st.floats(),
+    "bytes_contents": st.binary(max_size=4),
+}
+
+
+@st.composite
+def messages(draw: st.DrawFn) -> bytes:
+    """Messages whose tensors may lack what they say to have."""
+    message = ModelInferRequest(raw_input_contents=draw(st.lists(RAWS, max_size=2)))
+    for _ in range(draw(st.integers(0, 2))):
+        tensor = message.inputs.add(
+            name=draw(st.sampled_from(["x", "y", ""])),
+            datatype=draw(st.sampled_from([*tensors.DATATYPES, "INT33"])),
+            shape=draw(st.lists(INT64S, max_size=4)),
+        )
+        for field in draw(st.sets(st.sampled_from(sorted(TYPED)), max_size=2)):
+            getattr(tensor.contents, field).extend(draw(st.lists(TYPED[field], max_size=4)))
+    return bytes(message.SerializeToString())
+
+
+@given(messages())
+def test_any_message_is_a_request_or_is_refused(value: bytes) -> None:
+    check_message(value)
+
+
+@given(messages(), st.data())
+def test_a_message_with_bytes_changed_is_a_request_or_is_refused(value: bytes, data: st.DataObject) -> None:
+    changed = bytearray(value + b"\0")
+    for _ in range(data.draw(st.integers(1, 4))):
+        changed[data.draw(st.integers(0, len(changed) - 1))] = data.draw(st.integers(0, 255))
+    check_message(bytes(changed[: data.draw(st.integers(0, len(changed)))]))
