@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.dataflow.compiler import compile_pipeline
+from engine.dataflow.experimenting import check_experiments
 from engine.dataflow.explaining import check_explained
 from engine.dataflow.external import check_upstreams, compile_input
 from engine.dataflow.metadata import derive
 from engine.errors import BrokerReplaced, BrokerUnavailable, InvalidResources
 from engine.gateway.inference import DataPlane
 from engine.gateway.server import Gateway
+from engine.gateway.ways import Ways
 from engine.kafka import guarantee
 from engine.kafka import registry as reg
 from engine.kafka.broker import EmbeddedBroker
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
 
     from engine.gateway.inference import Target
     from engine.kafka.registry import Key
-    from engine.resources import Problem, Resources
+    from engine.resources import Problem, Resource, Resources
     from engine.settings import Settings
 
 # The embedded broker answers a lone member's join after about half its session timeout (measured), and nobody else
@@ -55,7 +57,7 @@ GRACE_SECONDS = 10.0
 class Named:
     """Checked resources of files that were named, and the folder of each."""
 
-    resources: tuple[Model | Pipeline, ...]
+    resources: tuple[Resource, ...]
     folders: dict[Key, str]
 
 
@@ -73,23 +75,35 @@ def read(paths: Iterable[str | Path], *, alone: bool = False) -> Named:
             (*resources.models, *resources.pipelines),
             [resource for resource in resources.faulty if isinstance(resource, Model | Pipeline)],
         )
+        problems += check_experiments(
+            (*resources.models, *resources.pipelines, *resources.experiments), resources.faulty
+        )
     if problems:
         raise _invalid([*problems, *_check_faulty(resources, problems)])
-    found: tuple[Model | Pipeline, ...] = (*resources.models, *resources.pipelines)
+    found: tuple[Resource, ...] = (*resources.models, *resources.pipelines, *resources.experiments)
     return Named(found, {reg.key_of(resource): folder_of(resource) for resource in found})
 
 
 def check_references(named: Named, view: reg.View) -> None:
-    """Whether what feeds pipelines, and what explainers explain, is here or loaded already, and nothing goes in rings.
+    """Whether those that these resources refer to are here or loaded already, and nothing goes in rings.
 
-    Raises InvalidResources with every fault.
+    What feeds pipelines, what explainers explain, whose calls experiments split. Raises InvalidResources with all.
     """
-    wanted = [resource for resource in named.resources if isinstance(resource, Pipeline)]
     present = [loaded.resource for loaded in view.resources.values()]
-    problems = check_upstreams(wanted, [resource for resource in present if isinstance(resource, Pipeline)])
-    problems += check_explained(named.resources, present)
+    problems = check_upstreams(_pipelines(named.resources), _pipelines(present))
+    problems += check_explained(_run(named.resources), _run(present))
+    problems += check_experiments(named.resources, present)
     if problems:
         raise _invalid(problems)
+
+
+def _pipelines(resources: Iterable[Resource]) -> list[Pipeline]:
+    return [resource for resource in resources if isinstance(resource, Pipeline)]
+
+
+def _run(resources: Iterable[Resource]) -> list[Model | Pipeline]:
+    """Those that workers run."""
+    return [resource for resource in resources if isinstance(resource, Model | Pipeline)]
 
 
 def _invalid(problems: list[Problem]) -> InvalidResources:
@@ -100,12 +114,7 @@ def _invalid(problems: list[Problem]) -> InvalidResources:
 def check(resources: Resources) -> list[Problem]:
     """What stands against running these resources, beyond what their own files show."""
     sound: tuple[Model | Pipeline, ...] = (*resources.models, *resources.pipelines)
-    problems = [problem for resource in sound for problem in _check_one(resource)]
-    problems += [
-        experiment.document.problem(("kind",), f'experiment "{experiment.name}": experiments are not supported yet')
-        for experiment in resources.experiments
-    ]
-    return problems
+    return [problem for resource in sound for problem in _check_one(resource)]
 
 
 def _check_faulty(resources: Resources, told: Iterable[Problem]) -> list[Problem]:
@@ -115,7 +124,7 @@ def _check_faulty(resources: Resources, told: Iterable[Problem]) -> list[Problem
     return [problem for problem in found if (problem.place.file, problem.place.line) not in lines]
 
 
-def _check_one(resource: Model | Pipeline | Experiment) -> list[Problem]:
+def _check_one(resource: Resource) -> list[Problem]:
     if isinstance(resource, Model):
         return choice.check(resource)
     if isinstance(resource, Pipeline):
@@ -123,7 +132,7 @@ def _check_one(resource: Model | Pipeline | Experiment) -> list[Problem]:
     return []
 
 
-def folder_of(resource: Model | Pipeline | Experiment) -> str:
+def folder_of(resource: Resource) -> str:
     """The folder that a resource's relative paths and Python modules are looked up in."""
     return str(Path(resource.document.file).absolute().parent)
 
@@ -294,14 +303,17 @@ class Process:
         desk = self._desk
         assert desk is not None
         supervisor = self.supervisor
+        catalogue = _Catalogue(self.registry)
         plane = DataPlane(
             self.settings,
             self.topics,
-            _Catalogue(self.registry),
+            catalogue,
             desk,
             self._request_ids,
             runtime=supervisor.runtime if supervisor is not None else lambda _: None,
             refusal=lambda: self._refusal,
+            way=Ways(catalogue.experiment, catalogue.usable, random.random).of,
+            copy=desk.copy,
         )
         self.gateway = Gateway(
             plane,
@@ -347,6 +359,19 @@ class _Catalogue:
         state = self._view.state(loaded.key, time.time()) if loaded else None
         return state is not None and state.state == reg.READY
 
+    def experiment(self, target: Target) -> Experiment | None:
+        """The experiment that a target is, or that splits its calls."""
+        if target.owner is not Owner.EXPERIMENT:
+            return self._view.splits.get((str(target.owner), target.name))
+        loaded = self._loaded(target)
+        return loaded.resource if loaded is not None and isinstance(loaded.resource, Experiment) else None
+
+    def usable(self, target: Target) -> bool:
+        """Whether a target is there and nobody says that it fails."""
+        loaded = self._loaded(target)
+        state = self._view.state(loaded.key, time.time()) if loaded else None
+        return loaded is not None and (state is None or state.state != reg.FAILED)
+
     def _loaded(self, target: Target) -> reg.Loaded | None:
         """The resource behind a target: an explainer is a model."""
         if target.owner is not Owner.EXPLAINER:
@@ -379,13 +404,16 @@ def _machine() -> bytes:
 
 
 def summary(named: Named) -> str:
-    """`2 pipelines, 3 models`."""
-    pipelines = sum(isinstance(resource, Pipeline) for resource in named.resources)
-    models = len(named.resources) - pipelines
-    return f"{pipelines} pipeline{'s' * (pipelines != 1)}, {models} model{'s' * (models != 1)}"
+    """`2 pipelines, 3 models`, and experiments where there are some."""
+    counted = {
+        kind: sum(isinstance(resource, each) for resource in named.resources)
+        for kind, each in (("pipeline", Pipeline), ("model", Model), ("experiment", Experiment))
+    }
+    told = [(kind, count) for kind, count in counted.items() if count or kind != "experiment"]
+    return ", ".join(f"{count} {kind}{'s' * (count != 1)}" for kind, count in told)
 
 
-def failed(view: reg.View, resources: Sequence[Model | Pipeline], now: float) -> list[tuple[Key, str]]:
+def failed(view: reg.View, resources: Sequence[Resource], now: float) -> list[tuple[Key, str]]:
     """The resources that are not ready, each with its reason."""
     found = []
     for resource in resources:

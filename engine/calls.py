@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from engine.dataflow.batches import Batches
 from engine.dataflow.gather import Call
@@ -12,12 +12,13 @@ from engine.errors import InvalidInput, ModelFailed, RequestError
 from engine.runtimes.contract import Part
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 
     from engine.dataflow.batches import Ready, Shared
+    from engine.dataflow.gather import Progress
     from engine.dataflow.plan import Plan
     from engine.protocol.columns import Columns
-    from engine.protocol.record import HeaderPairs
+    from engine.protocol.record import HeaderPairs, Headers
     from engine.resources import Batch
     from engine.runtimes.contract import Runtime
 
@@ -31,10 +32,57 @@ class Answered(Protocol):
         """Each request of a call comes once, whatever its runtime does."""
 
 
+class Way(NamedTuple):
+    """The model that answers a request at a step, and the headers that say so where it might have been another."""
+
+    model: str
+    headers: Headers = ()
+
+
+class Splits(Protocol):
+    """How experiments split the calls of models between others."""
+
+    def is_split(self, model: str) -> bool:
+        """Whether any experiment concerns itself with the calls of this model."""
+
+    def way(self, model: str, headers: HeaderPairs) -> Way:
+        """Who answers a call of this model that has these headers; a route among them is taken again."""
+
+    def mirror(self, model: str) -> Way | None:
+        """Who gets a copy of this call, if anybody."""
+
+    def route(self, model: str) -> bytes | None:
+        """What tells a caller that this very model answered; None where that is told by the way of the call."""
+
+
+class Unsplit:
+    """No experiments: every call of a model is answered by that model."""
+
+    def is_split(self, _: str) -> bool:
+        """As `Splits` has it."""
+        return False
+
+    def way(self, model: str, _: HeaderPairs) -> Way:
+        """As `Splits` has it."""
+        return Way(model)
+
+    def mirror(self, _: str) -> Way | None:
+        """As `Splits` has it."""
+        return None
+
+    def route(self, _: str) -> bytes | None:
+        """As `Splits` has it."""
+        return None
+
+
+UNSPLIT = Unsplit()
+
+
 class Calls:
     """Makes the calls of one plan's steps; of steps with a batch, several as one.
 
     answered         is given what comes of them
+    splits           decides which model answers each request; calls made as one are answered by one
     timeout          seconds that one call may take
     batch_max_wait   seconds that a batch without a window of its own waits
     """
@@ -47,7 +95,9 @@ class Calls:
         *,
         timeout: float,
         batch_max_wait: float,
+        splits: Splits = UNSPLIT,
     ) -> None:
+        self._splits = splits
         self._names = [node.name for node in plan.nodes]
         self._runtime_of, self._answered, self._timeout = runtime_of, answered, timeout
         self._out: set[asyncio.Task[None]] = set()
@@ -115,18 +165,41 @@ class Calls:
         self._watch(node, batches)
 
     def _make(self, ready: Ready) -> None:
-        task = asyncio.ensure_future(self._call(ready) if isinstance(ready, Call) else self._call_shared(ready))
+        if isinstance(ready, Call):
+            for call, way in self._ways(ready):
+                self._begin(self._call(call, way))
+        else:
+            self._begin(self._call_shared(ready))
+
+    def _begin(self, calling: Coroutine[None, None, None]) -> None:
+        task = asyncio.ensure_future(calling)
         self._out.add(task)
         task.add_done_callback(self._out.discard)
 
-    async def _call(self, call: Call) -> None:
-        async for part in self._parts(call.node, call.columns, _headers(call)):
+    def _ways(self, call: Call) -> list[tuple[Call, Way]]:
+        """A call as it is, or cut up by who answers each of its requests."""
+        name = self._names[call.node]
+        if not self._splits.is_split(name):
+            return [(call, Way(name))]
+        found: dict[Way, list[int]] = {}
+        for row, request in enumerate(call.requests):
+            found.setdefault(self._splits.way(name, _routed(request)), []).append(row)
+        if len(found) == 1:
+            return [(call, way) for way in found]
+        return [
+            (Call(call.node, [call.requests[row] for row in rows], call.columns.take(rows), call.round), way)
+            for way, rows in found.items()
+        ]
+
+    async def _call(self, call: Call, way: Way) -> None:
+        async for part in self._parts(way, call.columns, _headers(call)):
             self._answered(call, part)
 
     async def _call_shared(self, shared: Shared) -> None:
         """One call for several requests. When the fault may be that of one of them, each is called alone."""
-        last = shared.calls[-1]
-        [part] = [part async for part in self._parts(last.node, shared.columns, _headers(last)[-1:])]
+        last, name = shared.calls[-1], self._names[shared.calls[-1].node]
+        way = self._splits.way(name, _routed(last.requests[-1])) if self._splits.is_split(name) else Way(name)
+        [part] = [part async for part in self._parts(way, shared.columns, _headers(last)[-1:])]
         shares = self._shares(shared, part.outcome)
         if isinstance(shares, ModelFailed | InvalidInput):
             for call in shared.calls:
@@ -148,16 +221,16 @@ class Calls:
             log.warning('step "%s" is called for each request alone: %s', self._names[shared.calls[0].node], error)
             return ModelFailed(str(error))
 
-    async def _parts(self, node: int, columns: Columns, headers: Sequence[HeaderPairs]) -> AsyncIterator[Part]:
-        """What a step's model gives, so that each row comes once; what a runtime does wrong is the model's failure."""
+    async def _parts(self, way: Way, columns: Columns, headers: Sequence[HeaderPairs]) -> AsyncIterator[Part]:
+        """What a model gives, so that each row comes once; what a runtime does wrong is the model's failure."""
         left = set(range(len(columns)))
-        name = self._names[node]
+        name = way.model
         try:
             async for part in self._runtime_of(name).infer(columns, headers, self._timeout):
                 _check_part(part, left)
                 left.difference_update(part.rows)
                 if part.rows:
-                    yield part
+                    yield _told(part, way)
         except RequestError as error:
             failure = error
         except Exception as error:
@@ -167,7 +240,7 @@ class Calls:
         else:
             failure = ModelFailed(f'the runtime of model "{name}" gave no answer')
         if left:
-            yield Part(sorted(left), failure)
+            yield _told(Part(sorted(left), failure), way)
 
 
 def _window(batch: Batch, longest: float) -> float:
@@ -176,6 +249,20 @@ def _window(batch: Batch, longest: float) -> float:
 
 def _headers(call: Call) -> list[HeaderPairs]:
     return [request.headers for request in call.requests]  # type: ignore[attr-defined]
+
+
+def _routed(request: Progress) -> HeaderPairs:
+    """What tells the ways that a request has gone, and those that its caller asks for."""
+    return (*request.headers, *request.asked)  # type: ignore[attr-defined]
+
+
+def _told(part: Part, way: Way) -> Part:
+    """A part that says who gave it, where it might have been another."""
+    if not way.headers:
+        return part
+    added = part.headers if part.headers is not None else [()] * len(part.rows)
+    outcome = part.outcome.at(way.model) if isinstance(part.outcome, RequestError) else part.outcome
+    return Part(part.rows, outcome, [(*headers, *way.headers) for headers in added])
 
 
 def _check_part(part: Part, left: set[int]) -> None:

@@ -65,11 +65,15 @@ class RuntimeUnavailable(EngineError):
 
 
 class RequestError(EngineError):
-    """One request that cannot be answered; `step` names where, when it was inside a pipeline."""
+    """One request that cannot be answered; `step` names where, when it was inside a pipeline.
+
+    headers   what a gateway tells the caller beside the error
+    """
 
     def __init__(self, text: str, *, step: str | None = None) -> None:
         super().__init__(text)
         self.text, self.step = text, step
+        self.headers: tuple[tuple[str, bytes | None], ...] = ()
 
     def at(self, step: str) -> RequestError:
         """The same error, placed at a step unless it already names one."""

@@ -11,11 +11,11 @@ import functools
 import logging
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-from engine.calls import Calls
+from engine.calls import UNSPLIT, Calls
 from engine.dataflow.gather import Answer, Call, Done, Gather, Progress, Refused
 from engine.errors import InvalidInput, ModelFailed, NoAnswer, RequestError, TooLarge
 from engine.protocol import columns as col
-from engine.protocol import rest_json
+from engine.protocol import rest_json, routes
 from engine.protocol.record import (
     ERROR_CODE,
     ERROR_CODES,
@@ -38,6 +38,7 @@ from engine.protocol.record import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from engine.calls import Splits, Way
     from engine.dataflow.gather import Instruction, Wait
     from engine.dataflow.plan import Plan
     from engine.protocol.columns import Columns, Kind
@@ -59,6 +60,7 @@ class Request(Progress):
     """One request on its way: where it came from, the headers that travel with it, the records it gives.
 
     origin      what the caller of `new_request` knows it by
+    asked       the routes that it is to take where experiments split calls
     json        it came as JSON and is answered so
     told        its answer was written while steps still ran
     replaced    its records were refused by the broker, and an error stands in their place
@@ -69,6 +71,7 @@ class Request(Progress):
     """
 
     __slots__ = (
+        "asked",
         "execution",
         "headers",
         "json",
@@ -98,6 +101,7 @@ class Request(Progress):
     ) -> None:
         super().__init__()
         self.execution = execution
+        self.asked: Headers = ()
         self.json = False
         self.oversized: str | None = None
         self.replaced = self.told = False
@@ -143,6 +147,7 @@ class Execution:
     finished   is given each request once, when nothing of it is left to run
     answered   is given a request whose answer need not wait for steps that still run
     callers    who waits in this process, if anybody can
+    splits     which experiments split the calls of the plan's models, and copy them to mirrors
     """
 
     def __init__(
@@ -160,16 +165,18 @@ class Execution:
         max_message_bytes: int,
         new_request_id: Callable[[], str],
         callers: Callers | None = None,
+        splits: Splits = UNSPLIT,
     ) -> None:
-        self._callers = callers
+        self._callers, self._splits = callers, splits
         self.plan, self.version, self.owner, self.topics = plan, version, owner, topics
         self._gather = Gather(plan)
-        self._calls = Calls(plan, runtime_of, self._take, timeout=timeout, batch_max_wait=batch_max_wait)
+        self._calls = Calls(plan, runtime_of, self._take, timeout=timeout, batch_max_wait=batch_max_wait, splits=splits)
         self._finished, self._answered_early = finished, answered
         self._max_message_bytes, self._new_request_id = max_message_bytes, new_request_id
         self._waits: set[asyncio.TimerHandle] = set()
         self._own_headers = self._headers_of_plan()
         self._step_topics = self._topics_of_steps()
+        self._steps = {outputs: plan.nodes[index].name for index, (_, outputs, _) in self._step_topics.items()}
         self.inputs = topics.of(owner, plan.name, Side.INPUTS)
         self._outputs = topics.of(owner, plan.name, Side.OUTPUTS)
         self.name_bytes = plan.name.encode()
@@ -193,8 +200,13 @@ class Execution:
         if header(kept, REQUEST_ID) is None:
             kept = [pair for pair in kept if pair[0] != REQUEST_ID]
             kept.append((REQUEST_ID, self._new_request_id().encode()))
+        asked = routes.only(kept)
+        if asked:
+            kept = [*routes.without(kept)]
         kept += self._own_headers
-        return Request(self, origin, partition, offset, key, kept, header(headers, REPLY), size)
+        request = Request(self, origin, partition, offset, key, kept, header(headers, REPLY), size)
+        request.asked = asked
+        return request
 
     def begin(self, requests: Sequence[Request], columns: Columns) -> None:
         """Run requests; row i of the columns is request i's."""
@@ -275,14 +287,37 @@ class Execution:
 
     def _start_call(self, call: Call) -> None:
         self._write_step(call.node, call.requests, call.columns, Side.INPUTS)  # type: ignore[arg-type]
+        if self._splits.is_split(self.plan.nodes[call.node].name):
+            self._mirror(call)
         self._calls.start(call)
+
+    def _mirror(self, call: Call) -> None:
+        """Write copies for the mirror of a step's model, which its own agent takes as it takes anybody's requests."""
+        requests: Sequence[Request] = call.requests  # type: ignore[assignment]
+        found: dict[Way, list[int]] = {}
+        for row, request in enumerate(requests):
+            # A model's request that names its way comes from a gateway, which has given the mirror its copy.
+            is_done = self.owner is not Owner.PIPELINE and request.asked
+            way = None if is_done else self._splits.mirror(self.plan.nodes[call.node].name)
+            if way is not None:
+                found.setdefault(way, []).append(row)
+        for way, rows in found.items():
+            topic = self.topics.of(Owner.MODEL, way.model, Side.INPUTS)
+            values = col.encode(call.columns.take(rows), col.REQUEST, way.model)
+            for request, value in zip((requests[row] for row in rows), values, strict=True):
+                if len(value) <= self._max_message_bytes:
+                    headers = [*routes.without(travelling(request.headers)), *way.headers]
+                    request.records.append((topic, request.partition, value, headers))
 
     def _take(self, call: Call, part: Part) -> None:
         """One part of a call's answer."""
         requests: list[Request] = [call.requests[row] for row in part.rows]  # type: ignore[misc]
         outcome = part.outcome
+        for request, headers in zip(requests, part.headers or (), strict=False):
+            if headers:
+                request.headers = [*request.headers, *travelling(headers)]
         if not isinstance(outcome, RequestError):
-            outcome = self._write_outputs(call.node, requests, outcome, part.headers)
+            outcome = self._write_outputs(call.node, requests, outcome)
         if isinstance(outcome, RequestError):
             error = self._explained(_presentable(outcome), call).at(self.plan.nodes[call.node].name)
             self._write_failure(requests, error)
@@ -296,13 +331,8 @@ class Execution:
             return type(error)(f"{error.text}; {self.plan.told(call.node, call.columns)}", step=error.step)
         return error
 
-    def _write_outputs(
-        self, node: int, requests: Sequence[Request], columns: Columns, added: Sequence[Headers] | None
-    ) -> Columns | RequestError:
-        """Write a step's answers, and let the headers that its model added travel on; an error when they are none."""
-        for request, headers in zip(requests, added or (), strict=False):
-            if headers:
-                request.headers = [*request.headers, *travelling(headers)]
+    def _write_outputs(self, node: int, requests: Sequence[Request], columns: Columns) -> Columns | RequestError:
+        """Write a step's answers; an error when they are none."""
         try:
             self._write_step(node, requests, columns, Side.OUTPUTS)
         except Exception as error:
@@ -328,7 +358,7 @@ class Execution:
         values = self._encode(requests, answer.columns, col.RESPONSE, self.plan.name)
         for request, value in zip(requests, values, strict=True):
             if request.reply is not None:
-                self._reply(request, value, [])
+                self._reply(request, value, self._routes(request))
             headers = request.headers
             if request.json:
                 value = rest_json.encode_response(col.RESPONSE.message.FromString(value))  # noqa: PLW2901  the same answer
@@ -336,6 +366,12 @@ class Execution:
                     request.oversized = self.plan.name
                 headers = [*headers, (INFER_TYPE, b"json/inferModelResponse")]
             request.records.append((self._outputs, request.partition, value, headers))
+
+    def _routes(self, request: Request) -> HeaderList:
+        """What tells a caller which models answered, beside those that their way tells of already."""
+        steps = dict.fromkeys(self._steps[topic] for topic, *_ in request.records if topic in self._steps)
+        found = (self._splits.route(step) for step in steps)
+        return [(routes.ROUTE, route) for route in found if route is not None]
 
     def _encode(self, requests: Sequence[Request], columns: Columns, kind: Kind, name: str) -> list[bytes]:
         """The rows as messages; a request with one over the limit is marked and ends with an error."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from engine.app import check_references, read
+from engine.app import check_references, read, summary
 from engine.errors import InvalidResources
 from engine.kafka.registry import Loaded, View
 from engine.resources import Pipeline
@@ -151,3 +151,34 @@ def test_a_reference_of_10_kb_is_refused(tmp_path: Path, written: str, text: str
     path.write_text(written.replace("TEXT", text))
     [message] = refused(path)
     assert text[:50] in message
+
+
+MODEL = "apiVersion: mlops.seldon.io/v1alpha1\nkind: Model\nmetadata: {name: old}\nspec: {storageUri: python:a:b}\n"
+EXPERIMENT = """\
+apiVersion: mlops.seldon.io/v1alpha1
+kind: Experiment
+metadata: {name: ab}
+spec:
+  candidates: [{name: old, weight: 1}, {name: old2, weight: 1}]
+"""
+
+
+def test_an_experiment_of_what_is_nowhere_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    path = tmp_path / "ab.yaml"
+    path.write_text(f"{MODEL}---\n{EXPERIMENT}")
+    assert refused(path) == ['experiment "ab" has candidate model "old2"; no model has that name']
+
+
+def test_a_candidate_that_has_faults_of_its_own_is_not_missed(tmp_path: Path) -> None:
+    path = tmp_path / "ab.yaml"
+    faulty = MODEL.replace("old", "old2").replace("storageUri", "storageUrl")
+    path.write_text(f"{MODEL}---\n{faulty}---\n{EXPERIMENT}")
+    assert not [message for message in refused(path) if "experiment" in message]
+
+
+def test_experiments_come_after_those_whose_calls_they_split(tmp_path: Path) -> None:
+    path = tmp_path / "ab.yaml"
+    path.write_text(f"{EXPERIMENT.replace('old2', 'new')}---\n{MODEL}---\n{MODEL.replace('old', 'new')}")
+    named = read([path], alone=True)
+    assert [resource.name for resource in named.resources] == ["old", "new", "ab"]
+    assert summary(named) == "0 pipelines, 2 models, 1 experiment"

@@ -14,7 +14,7 @@ from engine.cli import options
 from engine.errors import EngineError, InvalidResources, UnknownResource
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from engine.app import Named
     from engine.kafka.registry import Key, Registry
@@ -36,7 +36,11 @@ STATES = {
         "terminated": "ModelTerminated",
         "unknown": "ModelCreate",
     },
+    "experiment": {"ready": "active", "creating": "inactive", "failed": "inactive"},
 }
+
+# The reference's words for what is done to an experiment, where models and pipelines are loaded and unloaded.
+_LOADED_BY = {"experiment": ("start", "stop")}
 
 _file = click.option("-f", "--file-path", type=click.Path(), required=True, help="A YAML file.")
 
@@ -46,7 +50,7 @@ _file = click.option("-f", "--file-path", type=click.Path(), required=True, help
 @options.kafka
 @options.accepted
 def load(file_path: str, **flags: Any) -> None:
-    """Load the models and pipelines of a file.
+    """Load the models, pipelines and experiments of a file.
 
     \b
     Example:
@@ -60,7 +64,7 @@ def load(file_path: str, **flags: Any) -> None:
 @options.kafka
 @options.accepted
 def unload(file_path: str, **flags: Any) -> None:
-    """Unload the models and pipelines of a file.
+    """Unload the models, pipelines and experiments of a file.
 
     \b
     Example:
@@ -70,7 +74,9 @@ def unload(file_path: str, **flags: Any) -> None:
 
 
 def _loading(kind: str) -> click.Command:
-    @click.command("load", help=f"Load the {kind}s of a file.")
+    verb = _LOADED_BY.get(kind, ("load",))[0]
+
+    @click.command(verb, help=f"{verb.capitalize()} the {kind}s of a file.")
     @_file
     @options.kafka
     @options.accepted
@@ -81,7 +87,9 @@ def _loading(kind: str) -> click.Command:
 
 
 def _unloading(kind: str) -> click.Command:
-    @click.command("unload", help=f"Unload a {kind} by its name, or those of a file.")
+    verb = _LOADED_BY.get(kind, ("", "unload"))[1]
+
+    @click.command(verb, help=f"{verb.capitalize()} a {kind} by its name, or those of a file.")
     @click.argument("name", required=False)
     @click.option("-f", "--file-path", type=click.Path(), help="A YAML file.")
     @options.kafka
@@ -100,17 +108,18 @@ def _listing(kind: str) -> click.Command:
     @options.kafka
     @options.accepted
     def command(**flags: Any) -> None:
-        rows = _rows(flags, kind)
-        table: list[tuple[str, ...]] = [
-            (kind, "state", "reason"),
-            *((row["name"], row["state"], row["reason"]) for row in rows),
-        ]
-        table.insert(1, tuple("-" * len(title) for title in table[0]))
-        width = [max(len(line[column]) for line in table) for column in (0, 1)]
-        for name, state, reason in table:
-            click.echo(f"{name:<{width[0]}}\t{state:<{width[1]}}\t{reason}".rstrip())
+        rows = [(row["name"], STATES[kind][row["state"]], row["reason"]) for row in _rows(flags, kind)]
+        _print_table((kind, "state", "reason"), rows)
 
     return command
+
+
+def _print_table(titles: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
+    """Columns of one width each, with tabs between them and dashes under their titles."""
+    table = [titles, tuple("-" * len(title) for title in titles), *rows]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for line in table:
+        click.echo("\t".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
 def _status(kind: str) -> click.Command:
@@ -136,7 +145,40 @@ def _status(kind: str) -> click.Command:
     return command
 
 
+@click.command("list")
+@options.kafka
+@options.accepted
+def experiment_list(**flags: Any) -> None:
+    """List the experiments that are started, and whether they are active.
+
+    \b
+    Example:
+      seldon experiment list
+    """  # noqa: D301  click's own mark for a paragraph that is not to be wrapped
+    rows = [(row["name"], str(row["state"] == "ready").lower()) for row in _rows(flags, "experiment")]
+    _print_table(("experiment", "active"), rows)
+
+
+@click.command("status")
+@click.argument("name")
+@click.option("-w", "--wait", is_flag=True, help="Wait until it is active.")
+@click.option("-t", "--timeout-secs", default=5.0, type=float, help="How long to wait. [default: 5]")
+@options.kafka
+@options.accepted
+def experiment_status(name: str, timeout_secs: float, *, wait: bool, **flags: Any) -> None:
+    """Show the state of an experiment, as JSON: it is active when its candidates and its mirror are ready.
+
+    \b
+    Example:
+      seldon experiment status iris-versions -w
+    """  # noqa: D301  click's own mark for a paragraph that is not to be wrapped
+    settings = options.settings(flags, default_broker=True)
+    state, key = "active" if wait else "", ("experiment", name)
+    click.echo(json.dumps(_with_registry(settings, lambda r: _status_of(r, key, state, timeout_secs))))
+
+
 model_load, pipeline_load = _loading("model"), _loading("pipeline")
+experiment_start, experiment_stop = _loading("experiment"), _unloading("experiment")
 model_unload, pipeline_unload = _unloading("model"), _unloading("pipeline")
 model_list, pipeline_list = _listing("model"), _listing("pipeline")
 model_status, pipeline_status = _status("model"), _status("pipeline")
@@ -173,7 +215,7 @@ def _unload(keys: list[Key], flags: dict[str, Any]) -> None:
         missing = [key for key in keys if key not in registry.view.resources]
         if missing:
             raise UnknownResource(f'no {missing[0][0]} "{missing[0][1]}" is loaded')
-        for key in keys:
+        for key in reversed(keys):  # experiments before those whose calls they split
             await registry.unload(key)
 
     _with_registry(options.settings(flags, default_broker=True), write)
@@ -188,7 +230,7 @@ def _rows(flags: dict[str, Any], kind: str) -> list[dict[str, Any]]:
         return describe(registry.view, kind, time.time())
 
     rows: list[dict[str, Any]] = _with_registry(options.settings(flags, default_broker=True), read)
-    return [{**row, "state": STATES[kind][row["state"]]} for row in rows]
+    return rows
 
 
 async def _status_of(registry: Registry, key: Key, wait: str, seconds: float) -> dict[str, Any]:
@@ -198,7 +240,7 @@ async def _status_of(registry: Registry, key: Key, wait: str, seconds: float) ->
         if key not in registry.view.resources and not wait:
             raise UnknownResource(f'no {kind} "{name}" is loaded')
         if key in registry.view.resources:
-            answer = (_pipeline_status if kind == "pipeline" else _model_status)(registry, key)
+            answer = _STATUSES[kind](registry, key)
             if not wait or _state(registry, key) == wait:
                 return answer
         if time.monotonic() > until:
@@ -279,6 +321,31 @@ def _model_status(registry: Registry, key: Key) -> dict[str, Any]:
             }
         ],
     }
+
+
+def _experiment_status(registry: Registry, key: Key) -> dict[str, Any]:
+    from engine.resources import Experiment
+
+    view, now = registry.view, time.time()
+    experiment, state = view.resources[key].resource, view.state(key, now)
+    assert isinstance(experiment, Experiment)
+    assert state is not None
+
+    def is_ready(name: str) -> bool:
+        said = view.state((str(experiment.resource_type), name), now)
+        return said is not None and said.state == "ready"
+
+    return {
+        "experimentName": experiment.name,
+        "active": state.state == "ready",
+        "candidatesReady": all(is_ready(candidate.name) for candidate in experiment.candidates),
+        "mirrorReady": experiment.mirror is None or is_ready(experiment.mirror.name),
+        "statusDescription": state.reason,
+        "kubernetesMeta": {},
+    }
+
+
+_STATUSES = {"model": _model_status, "pipeline": _pipeline_status, "experiment": _experiment_status}
 
 
 def _completed(reference: str, pipeline: str) -> str:

@@ -63,6 +63,11 @@ def pipeline() -> None:
     """Load, call and look at pipelines."""
 
 
+@main.group()
+def experiment() -> None:
+    """Split the calls of a model or a pipeline between several, by weight."""
+
+
 for command in (serve.up, serve.worker, serve.gateway, control.load, control.unload):
     main.add_command(command)
 for command in (
@@ -74,6 +79,13 @@ for command in (
     infer.model_metadata,
 ):
     model.add_command(command)
+for command in (
+    control.experiment_start,
+    control.experiment_stop,
+    control.experiment_status,
+    control.experiment_list,
+):
+    experiment.add_command(command)
 for command in (
     control.pipeline_load,
     control.pipeline_unload,

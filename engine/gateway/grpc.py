@@ -248,13 +248,13 @@ class _Call:
         if isinstance(error, grpc.aio.AbortError):
             raise error
         if isinstance(error, RequestError):
-            await self.abort(statuses.status_of(error).grpc, statuses.text_of(error))
+            await self.abort(statuses.status_of(error).grpc, statuses.text_of(error), error.headers)
         logger.error("a gRPC call failed by a fault in the gateway", exc_info=error)
         await self.abort(statuses.INTERNAL.grpc, statuses.INTERNAL_TEXT)
 
-    async def abort(self, code: grpc.StatusCode, text: str) -> NoReturn:
+    async def abort(self, code: grpc.StatusCode, text: str, headers: Headers = ()) -> NoReturn:
         """End the call with a status."""
-        self.returning = ()
+        self.returning = headers
         try:
             await self._begin()
             await self._context.abort(code, statuses.grpc_text(text), ((REQUEST_ID, self.request_id),))

@@ -17,23 +17,32 @@ from engine.errors import (
     UnknownResource,
 )
 from engine.protocol import columns as col
+from engine.protocol import routes
 from engine.protocol.messages import ModelMetadataResponse
 from engine.protocol.record import PIPELINE, REQUEST_ID, Owner, Side
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from engine.protocol.record import Headers, RequestIds, Topics
+    from engine.protocol.record import HeaderPairs, Headers, RequestIds, Topics
     from engine.runtimes.contract import Part, Runtime
     from engine.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The model, pipeline or explainer that a call is for."""
+    """The model, pipeline, explainer or experiment that a call is for."""
 
     owner: Owner
     name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """Who answers a call, which is no experiment, and who gets a copy of it."""
+
+    target: Target
+    mirror: Target | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +100,8 @@ class DataPlane:
 
     runtime   the runtime of a model or an explainer that this process has, if it has it
     refusal   why no request can be taken at the moment; None when they can
+    way       who answers a call for a target with these headers
+    copy      publishes a request that nobody waits for, some time, or never when that cannot be done
     """
 
     def __init__(
@@ -103,9 +114,12 @@ class DataPlane:
         *,
         runtime: Callable[[str], Runtime | None] = lambda _: None,
         refusal: Callable[[], str | None] = lambda: None,
+        way: Callable[[Target, HeaderPairs], Way] = lambda target, _: Way(target),
+        copy: Callable[[str, bytes, bytes, Headers], None] = lambda *_: None,
     ) -> None:
         self._settings, self._topics, self._catalogue, self._desk = settings, topics, catalogue, desk
         self._request_ids, self._runtime, self._refusal = request_ids, runtime, refusal
+        self._way, self._copy = way, copy
         self._direct = 0
 
     def new_request_id(self) -> str:
@@ -113,24 +127,49 @@ class DataPlane:
         return self._request_ids.new()
 
     async def infer(self, target: Target, request: Any, headers: Headers, *, request_id: str, timeout: float) -> Answer:
-        """Answer a request, directly or through Kafka."""
-        self._known(target)
+        """Answer a request, directly or through Kafka; the answer, or the error, names the route that it took."""
+        refusal = self._refusal()
+        if refusal is not None:
+            raise Overloaded(refusal)
+        way = self._way(target, headers)
+        route = (routes.ROUTE, routes.of(way.target.owner, way.target.name, self._known(way.target)))
+        try:
+            answer = await self._infer(way, route, request, headers, request_id, timeout)
+            _keep_requested(answer.message, [output.name for output in request.outputs])
+        except RequestError as error:
+            error.headers = routes.only((*error.headers, route))
+            raise
+        taken = routes.only((*answer.headers, route))
+        return Answer(answer.message, (*routes.without(answer.headers), *taken))
+
+    async def _infer(
+        self, way: Way, route: tuple[str, bytes], request: Any, headers: Headers, request_id: str, timeout: float
+    ) -> Answer:
+        target = way.target
         if not self._catalogue.answers(target):
             raise NoOutput(
                 f'pipeline "{target.name}" has no output section, so nothing would ever answer this call; '
                 "send it by Kafka, or add an output"
             )
-        refusal = self._refusal()
-        if refusal is not None:
-            raise Overloaded(refusal)
-        sent: Headers = (*headers, (REQUEST_ID, request_id.encode()))
+        request.model_name = target.name
+        sent: Headers = (*routes.without(headers), (REQUEST_ID, request_id.encode()))
+        if way.mirror is not None:
+            self._mirror(way.mirror, request, sent, request_id)
         runtime = self._runtime(target.name) if target.owner is not Owner.PIPELINE else None
         if runtime is not None:
-            answer = await self._call(target, runtime, request, sent, timeout)
-        else:
-            answer = await self._publish(target, request, sent, request_id, timeout)
-        _keep_requested(answer.message, [output.name for output in request.outputs])
-        return answer
+            return await self._call(target, runtime, request, sent, timeout)
+        # Whoever runs a model that an experiment splits must not draw again; a pipeline's steps take the asked routes.
+        asked = routes.only(headers) if target.owner is Owner.PIPELINE else (route,)
+        return await self._publish(target, request, (*sent, *asked), request_id, timeout)
+
+    def _mirror(self, mirror: Target, request: Any, headers: Headers, request_id: str) -> None:
+        """Give the mirror a copy; what becomes of it is nothing to the caller."""
+        value = request.SerializeToString()
+        if len(value) <= self._settings.max_message_bytes:
+            route = routes.of(mirror.owner, mirror.name, self._known(mirror))
+            own = (PIPELINE, mirror.name.encode()) if mirror.owner is Owner.PIPELINE else (routes.ROUTE, route)
+            topic = self._topics.of(mirror.owner, mirror.name, Side.INPUTS)
+            self._copy(topic, f"{mirror.name}.{request_id}".encode(), value, (*headers, own))
 
     async def ready(self, target: Target) -> bool:
         """Whether some instance says that the target is ready."""
@@ -138,7 +177,12 @@ class DataPlane:
         return self._catalogue.ready(target)
 
     async def metadata(self, target: Target) -> Any:
-        """A model's own metadata where this process has it; otherwise what is told of the target, at least its name."""
+        """A model's own metadata where this process has it; otherwise what is told of the target, at least its name.
+
+        An experiment's is that of one of its candidates.
+        """
+        if target.owner is Owner.EXPERIMENT:
+            target = self._way(target, ()).target
         version = self._known(target)
         runtime = self._runtime(target.name) if target.owner is not Owner.PIPELINE else None
         metadata = ModelMetadataResponse(name=target.name, platform=str(target.owner))

@@ -113,6 +113,8 @@ class Rest:
             response = await handler(request)
         except RequestError as error:
             response = _error(statuses.status_of(error).http, statuses.text_of(error))
+            for name, value in routing.returning(error.headers):
+                response.headers.add(name, value)
         except web.HTTPException as error:
             response = _refusal(request, error)
         response.headers[REQUEST_ID] = request_id

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from engine.errors import InvalidInput, UnknownResource
+from engine.errors import InvalidInput
 from engine.gateway.inference import Target
 from engine.protocol.record import REQUEST_ID, TRACE_CONTEXT, Owner, legal_name, reserved
 
@@ -38,7 +38,7 @@ def target(seldon_model: str | None, owner: Owner | None, name: str | None) -> T
     if not name:
         raise InvalidInput(
             f"the call names no model or pipeline; "
-            f'set the header "{SELDON_MODEL}" to NAME, NAME.pipeline or NAME.explainer'
+            f'set the header "{SELDON_MODEL}" to NAME, NAME.pipeline, NAME.explainer or NAME.experiment'
         )
     if owner is None:
         return _of_text(name, "the model's name")
@@ -47,13 +47,12 @@ def target(seldon_model: str | None, owner: Owner | None, name: str | None) -> T
 
 def _of_text(text: str, source: str) -> Target:
     name, dot, kind = text.partition(".")
-    if kind == "experiment":
-        raise UnknownResource("experiments are not supported yet")
     if not dot:
         kind = Owner.MODEL.value
     if kind not in tuple(Owner):
         raise InvalidInput(
-            f"{source} is {_shown(text)}; it has to be NAME, NAME.model, NAME.pipeline or NAME.explainer"
+            f"{source} is {_shown(text)}; "
+            "it has to be NAME, NAME.model, NAME.pipeline, NAME.explainer or NAME.experiment"
         )
     return Target(Owner(kind), _checked(name, source))
 

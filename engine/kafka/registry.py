@@ -19,13 +19,12 @@ from aiokafka.errors import KafkaError
 from engine.errors import BrokerUnavailable, InvalidInput
 from engine.kafka import client
 from engine.protocol.metadata import decode_metadata, encode_metadata
-from engine.resources import Model, Pipeline, documents, parse, to_json
+from engine.resources import Experiment, Resource, documents, parse, quoted, to_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from engine.protocol.record import Topics
-    from engine.resources import Experiment
     from engine.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -39,7 +38,9 @@ READ_SECONDS = 30.0
 
 READY, FAILED, TERMINATED, CREATING = "ready", "failed", "terminated", "creating"
 
-Key = tuple[str, str]  # kind ("model", "pipeline"), name
+EXPERIMENT = "experiment"
+
+Key = tuple[str, str]  # kind ("model", "pipeline", "experiment"), name
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class Loaded:
     """
 
     key: Key
-    resource: Model | Pipeline
+    resource: Resource
     version: int
     folder: str
 
@@ -79,10 +80,13 @@ class View:
     resources: dict[Key, Loaded] = field(default_factory=dict)
     states: dict[Key, dict[str, State]] = field(default_factory=dict)
     heartbeats: dict[str, float] = field(default_factory=dict)
+    _splits: dict[Key, Experiment] | None = None
 
     def resource_record(self, key: bytes | None, value: bytes | None) -> None:
         """One record of the resources topic; one that is none of ours is told of and passed over."""
         kind, _, name = (key or b"").decode("utf-8", "replace").partition(".")
+        if kind == EXPERIMENT:
+            self._splits = None
         if value is None:
             self.resources.pop((kind, name), None)
             return
@@ -151,12 +155,51 @@ class View:
     def state(self, key: Key, now: float) -> State | None:
         """One state for all instances: ready when one is, failed when all that speak have failed."""
         loaded = self.resources.get(key)
+        if loaded is not None and isinstance(loaded.resource, Experiment):
+            return self._state_of_experiment(loaded, loaded.resource, now)
         said = [s for s in self.living_states(key, now) if loaded is None or s.version == loaded.version]
         for wanted in (READY, CREATING, FAILED, TERMINATED):
             for state in said:
                 if state.state == wanted:
                     return state
         return None
+
+    def _state_of_experiment(self, loaded: Loaded, experiment: Experiment, now: float) -> State:
+        """Nobody runs an experiment, so nobody tells of it: it is as ready as those whom it names."""
+        kind = str(experiment.resource_type)
+        named = [("candidate", candidate.name) for candidate in experiment.candidates]
+        named += [("mirror", experiment.mirror.name)] if experiment.mirror is not None else []
+        found = [self._named(role, (kind, name), now) for role, name in named]
+        at = max(at for _, _, at in found)
+        for state in (FAILED, CREATING):
+            for told, reason, _ in found:
+                if told == state:
+                    return State(loaded.key, "", loaded.version, state, reason, at)
+        return State(loaded.key, "", loaded.version, READY, "experiment active", at)
+
+    def _named(self, role: str, key: Key, now: float) -> tuple[str, str, float]:
+        """State, reason and time of one whom an experiment names."""
+        if key not in self.resources:
+            return FAILED, f"{role} {key[0]} {quoted(key[1])}: it is not loaded", 0.0
+        said = self.state(key, now)
+        if said is None:
+            return CREATING, f"{role} {key[0]} {quoted(key[1])}: no worker has taken it up", 0.0
+        state = said.state if said.state in (READY, CREATING) else FAILED
+        return state, f"{role} {key[0]} {quoted(key[1])}: {said.reason}", said.at
+
+    @property
+    def splits(self) -> dict[Key, Experiment]:
+        """The experiments by the models and pipelines whose calls they split: those that are their defaults."""
+        if self._splits is None:
+            found = [
+                each.resource for _, each in sorted(self.resources.items(), reverse=True) if each.key[0] == EXPERIMENT
+            ]
+            self._splits = {
+                (str(each.resource_type), each.default): each
+                for each in found
+                if isinstance(each, Experiment) and each.default
+            }
+        return self._splits
 
 
 class Registry:
@@ -200,7 +243,7 @@ class Registry:
         await client.stop(self._reader)
         await client.stop(self._producer)
 
-    async def load(self, resources: Iterable[Model | Pipeline], folders: Mapping[Key, str]) -> list[Loaded]:
+    async def load(self, resources: Iterable[Resource], folders: Mapping[Key, str]) -> list[Loaded]:
         """Write resources; those that are there unchanged are left alone. Gives what stands now, in their order."""
         loaded = []
         for resource in resources:
@@ -295,7 +338,7 @@ class Registry:
                     self._news.notify_all()
 
 
-def key_of(resource: Model | Pipeline | Experiment) -> Key:
+def key_of(resource: Resource) -> Key:
     """The key of a resource in the registry."""
     return type(resource).__name__.lower(), resource.name
 

@@ -21,6 +21,7 @@ from aiokafka.partitioner import murmur2
 from engine.errors import BrokerUnavailable, Overloaded, RequestError, TimedOut, TooLarge, Unreachable
 from engine.kafka import client
 from engine.kafka.outlet import Outlet
+from engine.protocol import routes
 from engine.protocol.record import ERROR_CODE, ERROR_STEP, REPLY, ReplyAddress, Topics, error_of, header
 
 if TYPE_CHECKING:
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from engine.settings import Settings
 
 log = logging.getLogger(__name__)
+
+# Copies for mirrors that are on their way at once; who wants an answer comes first, so more are not sent.
+MOST_COPIES = 256
 
 # How often the reading loop looks up though nothing has come.
 POLL_MS = 100
@@ -53,6 +57,7 @@ class ReplyDesk:
         self._numbers = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[Reply]] = {}
         self._task: asyncio.Task[None] | None = None
+        self._copies: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Create the topic, fix the position to read from, begin to read."""
@@ -77,6 +82,10 @@ class ReplyDesk:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        if self._copies:
+            await asyncio.wait(self._copies, timeout=client.STOP_TIMEOUT)
+        for copy in self._copies:
+            copy.cancel()
         await client.stop(self._reader)
         await self._outlet.stop()
 
@@ -106,6 +115,22 @@ class ReplyDesk:
             self._waiting.pop(number, None)
             if future.done() and not future.cancelled():
                 future.exception()  # a reply that nobody waits for any more is no error of the loop's
+
+    def copy(self, topic: str, key: bytes, value: bytes, headers: Headers) -> None:
+        """Publish a request that nobody waits for; what cannot be published is told in the log alone."""
+        if len(self._copies) >= MOST_COPIES:
+            log.warning("a request was not copied to %s: %d copies wait for the broker", topic, MOST_COPIES)
+            return
+        task = asyncio.create_task(self._copy(topic, key, value, headers))
+        self._copies.add(task)
+        task.add_done_callback(self._copies.discard)
+
+    async def _copy(self, topic: str, key: bytes, value: bytes, headers: Headers) -> None:
+        try:
+            await self._ensure(topic)
+            await self._publish(topic, key, value, headers)
+        except RequestError as error:
+            log.warning("a request was not copied to %s: %s", topic, error)
 
     async def _ensure(self, topic: str) -> None:
         """No worker may have come yet to create the topic; the request waits there for one."""
@@ -165,4 +190,6 @@ def _error(value: bytes, headers: HeaderPairs) -> RequestError | None:
     code = header(headers, ERROR_CODE)
     if code is None:
         return None
-    return error_of(code, value.decode("utf-8", "replace"), header(headers, ERROR_STEP))
+    error = error_of(code, value.decode("utf-8", "replace"), header(headers, ERROR_STEP))
+    error.headers = routes.only(headers)
+    return error

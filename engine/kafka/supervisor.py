@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,10 +22,11 @@ from engine.kafka.joins import Joiner
 from engine.kafka.outlet import Outlet
 from engine.kafka.registry import CREATING, FAILED, HEARTBEAT_SECONDS, READY, Loaded, State
 from engine.kafka.retiring import Retirable
+from engine.kafka.splits import Splits
 from engine.kafka.transactions import GroupOffsets, Transactions
 from engine.kafka.transport import ConsumerLoop
 from engine.protocol.record import Owner, Side
-from engine.resources import Model, Pipeline
+from engine.resources import Experiment, Model, Pipeline
 from engine.runtimes import choice
 from engine.settings import EXACTLY_ONCE
 
@@ -89,6 +91,7 @@ class Supervisor:
             lambda name: ("pipeline", name) in registry.view.resources,
         )
         self._instance, self._trusted, self._clock = instance, tuple(trusted), clock
+        self._splits = Splits(registry.view, self._running_model, random.random)
         self._outlet = Outlet(settings)
         # What waits for a pipeline must not take the room that this pipeline's own requests need: one budget for each
         # depth of pipelines that wait for others, and one for the models' worker, whose explainers ask all of them.
@@ -322,6 +325,8 @@ class Supervisor:
     def _needs(self, loaded: Loaded) -> list[str]:
         """The topics of a resource: its own, and those of what it reads and writes."""
         resource = loaded.resource
+        if isinstance(resource, Experiment):
+            return []
         if isinstance(resource, Model):
             return [self._topics.of(owner, resource.name, side) for owner in _owners(resource) for side in Side]
         owners = [(Owner.PIPELINE, resource.name), *((Owner.MODEL, step.name) for step in resource.steps)]
@@ -331,6 +336,10 @@ class Supervisor:
             *(self._topics.of(owner, name, side) for owner, name in owners for side in Side),
             *(self._topics.of(source.owner, source.name, source.side) for source in sources),
         ]
+
+    def _running_model(self, name: str) -> Loaded | None:
+        found = self._runtimes.get(name)
+        return found[0] if found else None
 
     def _loaded_model(self, name: str) -> Loaded | None:
         found = self._runtimes.get(name) or self._failed.get(name)
@@ -377,6 +386,7 @@ class Supervisor:
         return {
             self._topics.of(owner, name, Side.INPUTS): (owner, name)
             for name, loaded in usable.items()
+            if isinstance(loaded.resource, Model)
             for owner in _owners(loaded.resource)
         }
 
@@ -469,6 +479,7 @@ class Supervisor:
             batch_max_wait=self._settings.batch_max_wait,
             new_request_id=self._request_ids.new,
             callers=self._callers,
+            splits=self._splits,
         )
 
     def _runtime_or_error(self, name: str) -> Runtime:
@@ -542,10 +553,9 @@ async def _metadata(runtime: Runtime) -> Any:
     return found if found.ByteSize() <= MOST_METADATA_BYTES else None
 
 
-def _owners(resource: Model | Pipeline) -> list[Owner]:
+def _owners(model: Model) -> list[Owner]:
     """Under whose names a model's topics are: an explainer has some of its own besides."""
-    is_explainer = isinstance(resource, Model) and resource.explainer is not None
-    return [Owner.MODEL, Owner.EXPLAINER] if is_explainer else [Owner.MODEL]
+    return [Owner.MODEL, Owner.EXPLAINER] if model.explainer is not None else [Owner.MODEL]
 
 
 def _joins(loaded: Loaded) -> bool:

@@ -68,11 +68,12 @@ class Side(StrEnum):
 
 
 class Owner(StrEnum):
-    """What kind of resource a topic belongs to."""
+    """What kind of resource a topic belongs to, or a call is for: an experiment has calls and no topics."""
 
     MODEL = "model"
     PIPELINE = "pipeline"
     EXPLAINER = "explainer"
+    EXPERIMENT = "experiment"
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from engine.protocol.messages import (
     ServerMetadataResponse,
 )
 from engine.protocol.record import TRACE_CONTEXT
+from engine.protocol.routes import ROUTE
 from engine.runtimes.remote import READY_TIMEOUT, Closed, Server
 
 if TYPE_CHECKING:
@@ -119,7 +120,9 @@ async def _added(call: Any) -> Headers:
     """The X- headers of an answer."""
     pairs = [*(await call.initial_metadata() or ()), *(await call.trailing_metadata() or ())]
     return tuple(
-        (name, text.encode() if isinstance(text, str) else bytes(text)) for name, text in pairs if name.startswith("x-")
+        (name, text.encode() if isinstance(text, str) else bytes(text))
+        for name, text in pairs
+        if name.startswith("x-") and name != ROUTE
     )
 
 
@@ -129,11 +132,14 @@ _PRINTABLE = re.compile(b"[ -~]*")
 
 
 def _metadata(headers: HeaderPairs) -> tuple[tuple[str, str | bytes], ...]:
-    """A request's X- headers and trace context; one that gRPC cannot carry must not fail the call."""
+    """A request's X- headers and trace context; one that gRPC cannot carry must not fail the call.
+
+    Routes are ours: a server that splits calls itself would take them for its own.
+    """
     found: list[tuple[str, str | bytes]] = []
     for written, value in headers:
         name = written.lower()
-        if value is None or not _NAME.fullmatch(name):
+        if value is None or name == ROUTE or not _NAME.fullmatch(name):
             continue
         if name.endswith("-bin"):
             found.append((name, value))

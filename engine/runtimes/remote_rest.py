@@ -14,6 +14,7 @@ from engine.protocol import rest_json
 from engine.protocol.messages import ModelInferRequest
 from engine.protocol.metadata import decode_metadata
 from engine.protocol.record import TRACE_CONTEXT
+from engine.protocol.routes import ROUTE
 from engine.runtimes.remote import MAX_CALLS, READY_TIMEOUT, Closed, Server
 
 if TYPE_CHECKING:
@@ -147,14 +148,17 @@ def _said(body: bytes) -> str:
 def _added(answer: aiohttp.ClientResponse) -> Headers:
     """The X- headers of an answer."""
     pairs = ((name.decode("latin-1").lower(), value) for name, value in answer.raw_headers)
-    return tuple((name, value) for name, value in pairs if name.startswith("x-"))
+    return tuple((name, value) for name, value in pairs if name.startswith("x-") and name != ROUTE)
 
 
 def _carried(headers: HeaderPairs) -> list[tuple[str, str]]:
-    """A request's X- headers and trace context; one that HTTP cannot carry must not fail the call."""
+    """A request's X- headers and trace context; one that HTTP cannot carry must not fail the call.
+
+    Routes are ours: a server that splits calls itself would take them for its own.
+    """
     pairs = ((name.lower(), value) for name, value in headers)
     return [
         (name, value.decode("ascii"))
         for name, value in pairs
-        if value is not None and _NAME.fullmatch(name) and _PRINTABLE.fullmatch(value)
+        if value is not None and name != ROUTE and _NAME.fullmatch(name) and _PRINTABLE.fullmatch(value)
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import pytest
@@ -80,3 +81,105 @@ def test_what_serves_a_pipeline_that_nothing_can_feed_does_not_start(seldon: Sel
     refused = seldon(*part, fed("second", "elsewhere"))
     assert (refused.exit_code, 'reads "elsewhere"; no pipeline has that name' in refused.output) == (2, True)
     assert "second" not in seldon("pipeline", "list").output
+
+
+EXPERIMENT = """\
+apiVersion: mlops.seldon.io/v1alpha1
+kind: Experiment
+metadata: {name: ab}
+spec:
+  default: old
+  candidates: [{name: old, weight: WEIGHT}, {name: new, weight: 1}]
+  mirror: {name: MIRROR, percent: 10}
+"""
+
+
+@pytest.fixture
+def experiment(tmp_path: Path) -> Fed:
+    """Writes an experiment of two models, and gives its file."""
+
+    def write(weight: str = "3", mirror: str = "shadow") -> str:
+        path = tmp_path / "ab.yaml"
+        path.write_text(EXPERIMENT.replace("WEIGHT", weight).replace("MIRROR", mirror))
+        return str(path)
+
+    return write
+
+
+@pytest.fixture
+def models(seldon: Seldon, tmp_path: Path) -> None:
+    """Loads the models of the experiment; nobody runs them."""
+    path = tmp_path / "models.yaml"
+    head = "apiVersion: mlops.seldon.io/v1alpha1\nkind: Model\n"
+    path.write_text(
+        "---\n".join(
+            f"{head}metadata: {{name: {name}}}\nspec: {{storageUri: grpc://127.0.0.1:1}}\n"
+            for name in ("old", "new", "shadow")
+        )
+    )
+    assert seldon("load", "-f", str(path)).exit_code == 0
+
+
+def test_an_experiment_of_models_that_are_not_loaded_is_refused(seldon: Seldon, experiment: Fed) -> None:
+    path = experiment()
+    refused = seldon("experiment", "start", "-f", path)
+    assert (refused.exit_code, refused.output.splitlines()[:3]) == (
+        2,
+        [
+            f'{path}:6:23: experiment "ab" has candidate model "old"; no model has that name',
+            "    6 |   candidates: [{name: old, weight: 3}, {name: new, weight: 1}]",
+            "      |                       ^^^ load it first, or in the same call",
+        ],
+    )
+    assert refused.output.endswith("Error: 3 problems, nothing was started or loaded\n")
+
+
+@pytest.mark.usefixtures("models")
+def test_an_experiment_is_started_listed_told_of_and_stopped(seldon: Seldon, experiment: Fed) -> None:
+    started = seldon("experiment", "start", "-f", experiment())
+    assert (started.exit_code, started.output) == (0, "{}\n")
+    assert seldon("experiment", "list").output == "experiment\tactive\n----------\t------\nab        \tfalse\n"
+    told = seldon("experiment", "status", "ab")
+    assert json.loads(told.output) == {
+        "experimentName": "ab",
+        "active": False,
+        "candidatesReady": False,
+        "mirrorReady": False,
+        "statusDescription": 'candidate model "old": no worker has taken it up',
+        "kubernetesMeta": {},
+    }
+    stopped = seldon("experiment", "stop", "ab")
+    assert (stopped.exit_code, stopped.output) == (0, "{}\n")
+    assert seldon("experiment", "list").output == "experiment\tactive\n----------\t------\n"
+    unknown = seldon("experiment", "status", "ab")
+    assert (unknown.exit_code, unknown.output) == (1, 'Error: no experiment "ab" is loaded\n')
+
+
+@pytest.mark.usefixtures("models")
+def test_who_waits_for_an_experiment_in_vain_hears_why(seldon: Seldon, experiment: Fed) -> None:
+    assert seldon("load", "-f", experiment()).exit_code == 0
+    assert seldon("model", "unload", "new").exit_code == 0
+    late = seldon("experiment", "status", "ab", "-w", "-t", "0.1")
+    assert (late.exit_code, late.output) == (
+        1,
+        'Error: Experiment wait status timeout: experiment ab is inactive, candidate model "new": it is not loaded\n',
+    )
+
+
+@pytest.mark.usefixtures("models")
+def test_an_edited_experiment_replaces_itself_and_no_other(seldon: Seldon, experiment: Fed, tmp_path: Path) -> None:
+    assert seldon("experiment", "start", "-f", experiment()).exit_code == 0
+    assert seldon("experiment", "start", "-f", experiment(weight="9")).exit_code == 0
+    other = tmp_path / "other.yaml"
+    other.write_text(EXPERIMENT.replace("name: ab", "name: cd").replace("WEIGHT", "1").replace("MIRROR", "shadow"))
+    refused = seldon("experiment", "start", "-f", str(other))
+    assert (refused.exit_code, refused.output.splitlines()[0]) == (
+        2,
+        f'{other}:5:12: experiment "cd": model "old" is already the default of experiment "ab"',
+    )
+
+
+@pytest.mark.usefixtures("models")
+def test_a_file_without_an_experiment_starts_none(seldon: Seldon, fed: Fed) -> None:
+    refused = seldon("experiment", "start", "-f", fed("first"))
+    assert (refused.exit_code, "it holds no experiment" in refused.output) == (2, True)

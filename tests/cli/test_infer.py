@@ -229,6 +229,18 @@ def test_counts_are_printed_in_the_order_of_their_routes() -> None:
     assert counts.lines() == ["Success: map[:a::1 :b::2]"]
 
 
+def test_each_that_a_route_names_is_counted() -> None:
+    counts = infer.Counts()
+    pairs = [("x-seldon-route", ":add10_1:"), ("x-seldon-route", ":tens.pipeline:")]
+    for code in (0, 500, 500):
+        counts.count(infer.Reply(pairs, [], "", code))
+    assert counts.lines() == [
+        "Success: map[:add10_1::1 :tens.pipeline::1]",
+        "Errors: map[:add10_1::map[500:2] :tens.pipeline::map[500:2]]",
+    ]
+    assert counts.failed == 2
+
+
 @pytest.mark.parametrize("mode", ["rest", "grpc"])
 def test_a_sticky_session_resends_the_route_of_the_last_answer(served: Served, tmp_path: Path, mode: str) -> None:
     served.fake.headers = (("x-seldon-route", b":echo_1:"),)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from engine.errors import InvalidInput, UnknownResource
+from engine.errors import InvalidInput
 from engine.gateway import routing
 from engine.gateway.inference import Target
 from engine.protocol.record import Owner
@@ -20,6 +20,7 @@ from engine.protocol.record import Owner
         ("m.model", None, "x", Target(Owner.MODEL, "m")),
         ("p.pipeline", Owner.MODEL, "m", Target(Owner.PIPELINE, "p")),
         ("e.explainer", Owner.PIPELINE, "p", Target(Owner.EXPLAINER, "e")),
+        ("ab.experiment", Owner.MODEL, "m", Target(Owner.EXPERIMENT, "ab")),
         ("under_score-1", None, "", Target(Owner.MODEL, "under_score-1")),
     ],
 )
@@ -27,11 +28,6 @@ def test_the_header_wins_over_the_path(
     header: str | None, owner: Owner | None, name: str | None, expected: Target
 ) -> None:
     assert routing.target(header, owner, name) == expected
-
-
-def test_experiments_are_unknown() -> None:
-    with pytest.raises(UnknownResource, match="experiments are not supported yet"):
-        routing.target("ab.experiment", Owner.MODEL, "m")
 
 
 @pytest.mark.parametrize("name", [None, ""])

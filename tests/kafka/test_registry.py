@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 import pytest
 
-from engine.kafka.registry import FAILED, READY, STALE_SECONDS, View, describe
+from engine.kafka.registry import CREATING, FAILED, READY, STALE_SECONDS, TERMINATED, View, describe
 
 NOW = 1000.0
 KEY = ("model", "iris")
@@ -164,3 +164,76 @@ def test_resources_are_described_by_kind_and_name() -> None:
 def test_a_resource_that_nobody_took_up_is_unknown() -> None:
     [row] = describe(view(), "model", NOW)
     assert (row["state"], row["reason"]) == ("unknown", "no worker has taken it up")
+
+
+def put(found: View, kind: str, name: str, spec: dict[str, Any], version: int = 1) -> None:
+    head = {"apiVersion": "mlops.seldon.io/v1alpha1", "kind": kind, "metadata": {"name": name}}
+    value = orjson.dumps({"resource": {**head, "spec": spec}, "version": version, "folder": ""})
+    found.resource_record(f"{kind.lower()}.{name}".encode(), value)
+
+
+def say(found: View, model: str, state: str, at: float = NOW) -> None:
+    said = {"version": 1, "state": state, "reason": f"is {state}", "at": at}
+    found.status_record(f"model.{model}.a".encode(), orjson.dumps(said))
+    found.status_record(b"instance.a", str(NOW).encode())
+
+
+def with_experiment(**states: str) -> View:
+    """An experiment of the models a and b with the mirror c, of which those that have states are loaded."""
+    found = View()
+    for model, state in states.items():
+        put(found, "Model", model, {"storageUri": "python:a:b"})
+        say(found, model, state, at=NOW + len(model))
+    candidates = [{"name": name, "weight": 1} for name in ("a", "b")]
+    put(found, "Experiment", "ab", {"default": "a", "candidates": candidates, "mirror": {"name": "c", "percent": 5}}, 4)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("states", "expected"),
+    [
+        ({"a": READY, "b": READY, "c": READY}, (READY, "experiment active")),
+        ({"a": READY, "b": FAILED, "c": READY}, (FAILED, 'candidate model "b": is failed')),
+        ({"a": CREATING, "b": FAILED, "c": READY}, (FAILED, 'candidate model "b": is failed')),
+        ({"a": CREATING, "b": READY, "c": READY}, (CREATING, 'candidate model "a": is creating')),
+        ({"a": READY, "b": TERMINATED, "c": READY}, (FAILED, 'candidate model "b": is terminated')),
+        ({"a": READY, "b": READY, "c": FAILED}, (FAILED, 'mirror model "c": is failed')),
+        ({"a": READY, "b": READY}, (FAILED, 'mirror model "c": it is not loaded')),
+        ({"a": READY, "c": READY}, (FAILED, 'candidate model "b": it is not loaded')),
+    ],
+)
+def test_an_experiment_is_as_ready_as_those_whom_it_names(states: dict[str, str], expected: tuple[str, str]) -> None:
+    said = with_experiment(**states).state(("experiment", "ab"), NOW)
+    assert said is not None
+    assert (said.state, said.reason, said.version) == (*expected, 4)
+
+
+def test_an_experiment_of_models_that_nobody_has_taken_up_is_not_ready_yet() -> None:
+    found = with_experiment(a=READY, b=READY, c=READY)
+    found.states.clear()
+    said = found.state(("experiment", "ab"), NOW)
+    assert said is not None
+    assert (said.state, said.reason) == (CREATING, 'candidate model "a": no worker has taken it up')
+
+
+def test_the_experiment_that_splits_a_models_calls_is_found_by_the_model() -> None:
+    found = with_experiment(a=READY)
+    put(found, "Experiment", "none", {"candidates": [{"name": "b", "weight": 1}]})
+    assert {key: experiment.name for key, experiment in found.splits.items()} == {("model", "a"): "ab"}
+
+
+def test_a_later_record_of_an_experiment_holds_at_once() -> None:
+    found = with_experiment(a=READY)
+    assert found.splits
+    put(found, "Experiment", "ab", {"default": "b", "candidates": [{"name": "b", "weight": 7}]}, 2)
+    assert list(found.splits) == [("model", "b")]
+    found.resource_record(b"experiment.ab", None)
+    assert found.splits == {}
+
+
+def test_of_two_experiments_with_one_default_the_first_by_name_holds() -> None:
+    found = with_experiment(a=READY)
+    put(found, "Experiment", "aa", {"default": "a", "candidates": [{"name": "a", "weight": 1}]})
+    assert found.splits["model", "a"].name == "aa"
+    found.resource_record(b"experiment.aa", None)
+    assert found.splits["model", "a"].name == "ab"

@@ -1,0 +1,60 @@
+"""How experiments split the calls of pipelines' steps, and of models that are called through Kafka, in this process."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from engine.calls import Way
+from engine.protocol import routes
+from engine.protocol.record import Owner
+from engine.resources import splitting
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from engine.kafka.registry import Loaded, View
+    from engine.protocol.record import HeaderPairs
+    from engine.resources import Experiment
+
+
+class Splits:
+    """Looks into the registry for each call, so that an edited experiment holds from the next one on.
+
+    loaded   a model that this process has; None when it has none of that name, or could not load it
+    random   a number of at least 0 and less than 1
+    """
+
+    def __init__(self, view: View, loaded: Callable[[str], Loaded | None], random: Callable[[], float]) -> None:
+        self._view, self._loaded, self._random = view, loaded, random
+
+    def way(self, model: str, headers: HeaderPairs) -> Way:
+        """Who answers a call of a model with these headers, and the header that says so."""
+        experiment = self._experiment(model)
+        if experiment is None:
+            return Way(model)
+        wanted = routes.named(headers, Owner.MODEL)
+        name = splitting.choose(experiment, wanted, lambda name: self._loaded(name) is not None, self._random())
+        return Way(name or model, ((routes.ROUTE, self._value(name or model)),))
+
+    def is_split(self, model: str) -> bool:
+        """Whether the calls of a model go more than one way, or to a mirror besides."""
+        return self._experiment(model) is not None
+
+    def mirror(self, model: str) -> Way | None:
+        """Who gets a copy of this call of a model."""
+        experiment = self._experiment(model)
+        name = splitting.mirror(experiment, self._random()) if experiment is not None else None
+        if name is None or self._loaded(name) is None:
+            return None
+        return Way(name, ((routes.ROUTE, self._value(name)),))
+
+    def route(self, model: str) -> bytes | None:
+        """What tells that a model answered; None where an experiment splits its calls, whose ways tell it."""
+        return None if self.is_split(model) else self._value(model)
+
+    def _experiment(self, model: str) -> Experiment | None:
+        return self._view.splits.get(("model", model))
+
+    def _value(self, model: str) -> bytes:
+        loaded = self._loaded(model)
+        return routes.of(Owner.MODEL, model, loaded.version if loaded is not None else 0)
