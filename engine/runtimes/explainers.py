@@ -34,7 +34,7 @@ from engine.protocol.columns import Columns, TensorSpec, encode_parameters
 from engine.protocol.messages import InferParameter, ModelMetadataResponse
 from engine.protocol.record import travelling
 from engine.resources import did_you_mean, quoted
-from engine.runtimes import artefacts, features, options, shapley, stores
+from engine.runtimes import artefacts, features, modules, options, shapley, stores
 from engine.runtimes.contract import Part
 from engine.runtimes.features import Background, Table, Texts
 from engine.runtimes.inprocess import THREADS_PREFIX
@@ -209,7 +209,8 @@ class ExplainerRuntime:
 
     def _load(self) -> None:
         try:
-            self._version = shapley.load()
+            with modules.importing:
+                self._version = shapley.load()
         except Exception as error:
             # Not only ImportError: its libraries check each other's versions in many ways.
             reason = f'explainers need shap: {error}; pip install "millrace[explain]"'

@@ -11,7 +11,7 @@ import base64
 import importlib
 import json
 import threading
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -61,8 +61,11 @@ def load(name: str, requirement: str, artefact: Path, parameters: Mapping[str, s
         raise RuntimeUnavailable(
             name, f'nothing names its class: add the parameter "{IMPLEMENTATION}", or a {SETTINGS_FILE} to {artefact}'
         )
-    cls = _class(name, requirement, path, artefact if written.get(IMPLEMENTATION) == path else folder)
-    model = _make(name, cls, artefact, written, given)
+    place = artefact if written.get(IMPLEMENTATION) == path else folder
+    # What unpickles imports too. A class of somebody else's may take long to load, and imports for itself.
+    with modules.importing if requirement in IMPLEMENTATIONS else nullcontext():
+        cls = _class(name, requirement, path, place)
+        model = _make(name, cls, artefact, written, given)
     outputs = [output.strip() for output in parameters.get(OUTPUTS, "").split(",") if output.strip()]
     caller = _Caller(name, model, outputs)
     return Function(

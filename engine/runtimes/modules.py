@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import ModuleType
 
-# Two models that look for their modules at the same time would see each other's search path.
-_importing = threading.Lock()
+# Held by whoever imports what a model needs. Two models that look for their modules at the same time would see each
+# other's search path; and where modules import each other in rings, as scipy's do, Python gives a second thread half of
+# one (seen: shap and scikit-learn at once).
+importing = threading.RLock()
 
 # Modules of a folder whose names another file holds in `sys.modules`: they are there only while their folder imports.
 _put_away: dict[Path, dict[str, ModuleType]] = {}
@@ -34,7 +36,7 @@ def find(name: str, module_name: str, attribute: str, folder: Path) -> Any:
     """An attribute of a module that model `name` asks for. RuntimeUnavailable says why there is none."""
     if module_name.partition(".")[0] in sys.stdlib_module_names:
         raise RuntimeUnavailable(name, f'"{module_name}" is a module of Python itself and not a model')
-    with _importing:
+    with importing:
         try:
             return getattr(_module(module_name, folder.resolve()), attribute)
         except (ImportError, AttributeError) as error:

@@ -10,6 +10,7 @@ import numpy as np
 from engine.errors import InvalidInput, RuntimeUnavailable
 from engine.protocol import tensors
 from engine.protocol.columns import TensorSpec
+from engine.runtimes import modules
 from engine.runtimes.function import Function
 
 if TYPE_CHECKING:
@@ -45,7 +46,8 @@ def load(name: str, artefact: Path, parameters: Mapping[str, str]) -> Function:
     if not file.is_file():
         raise RuntimeUnavailable(name, f"the artefact {file} does not exist")
     try:
-        ort = importlib.import_module("onnxruntime")
+        with modules.importing:
+            ort = importlib.import_module("onnxruntime")
     except ImportError as error:
         raise RuntimeUnavailable(name, f'"{REQUIREMENT}" needs {error.name}; pip install "millrace[onnx]"') from error
     options = ort.SessionOptions()

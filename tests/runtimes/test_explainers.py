@@ -28,7 +28,7 @@ from engine.protocol import tensors
 from engine.protocol.columns import Columns, TensorSpec
 from engine.protocol.messages import ModelInferResponse
 from engine.resources import Model, documents, parse
-from engine.runtimes import choice
+from engine.runtimes import choice, modules
 from engine.runtimes.explainers import Asked
 from engine.runtimes.function import Function
 from engine.runtimes.inprocess import InProcessRuntime
@@ -391,6 +391,14 @@ async def test_without_shap_it_is_told_what_to_install(tmp_path: Path, monkeypat
     monkeypatch.setitem(sys.modules, "shap", None)
     with pytest.raises(RuntimeUnavailable, match=r'need shap: .*; pip install "millrace\[explain\]"'):
         await make(tmp_path, model(), Scripted(counted))
+
+
+async def test_shap_waits_until_no_model_imports_what_both_need(tmp_path: Path) -> None:
+    with modules.importing:
+        loading = asyncio.ensure_future(make(tmp_path, model(), Scripted(counted)))
+        done, _ = await asyncio.wait([loading], timeout=0.1)
+        assert not done
+    assert await (await loading).ready()
 
 
 async def test_background_that_is_missing_wrong_or_elsewhere_is_told(tmp_path: Path) -> None:
