@@ -31,7 +31,6 @@ from engine.protocol.record import (
     ReplyAddress,
     Side,
     Topics,
-    header,
     travelling,
 )
 
@@ -42,7 +41,7 @@ if TYPE_CHECKING:
     from engine.dataflow.gather import Instruction, Wait
     from engine.dataflow.plan import Plan
     from engine.protocol.columns import Columns, Kind
-    from engine.protocol.record import Headers
+    from engine.protocol.record import Headers, Sorted
     from engine.runtimes.contract import Part, Runtime
 
 log = logging.getLogger(__name__)
@@ -192,19 +191,19 @@ class Execution:
         partition: int,
         offset: int,
         key: bytes | None,
-        headers: Headers,
+        headers: Sorted,
         size: int,
     ) -> Request:
         """A request for a record of the inputs topic; it gets a request id when it brings none."""
-        kept = travelling(headers)
-        if header(kept, REQUEST_ID) is None:
+        kept = headers.travelling
+        if headers.marks.get(REQUEST_ID) is None:
             kept = [pair for pair in kept if pair[0] != REQUEST_ID]
             kept.append((REQUEST_ID, self._new_request_id().encode()))
         asked = routes.only(kept)
         if asked:
             kept = [*routes.without(kept)]
         kept += self._own_headers
-        request = Request(self, origin, partition, offset, key, kept, header(headers, REPLY), size)
+        request = Request(self, origin, partition, offset, key, kept, headers.text(REPLY), size)
         request.asked = asked
         return request
 

@@ -10,7 +10,7 @@ from engine.dataflow.compiler import compile_pipeline
 from engine.errors import InvalidResources, RequestError, RuntimeUnavailable, TimedOut, UnknownResource
 from engine.execution import Execution
 from engine.protocol import columns as col
-from engine.protocol.record import ERROR_CODE, Owner, Side, Topics, header
+from engine.protocol.record import ERROR_CODE, Owner, Side, Topics, header, sort_out
 from engine.runtimes import choice
 from engine.runtimes.explainers import Asked
 
@@ -61,7 +61,7 @@ async def run(
         max_message_bytes=settings.max_message_bytes,
         new_request_id=lambda: "trial",
     )
-    request = execution.new_request(None, 0, 0, None, (), 0)
+    request = execution.new_request(None, 0, 0, None, sort_out(()), 0)
     try:
         execution.begin([request], columns)
         async with asyncio.timeout(settings.request_timeout * max(1, len(plan.steps)) * plan.max_visits):

@@ -15,7 +15,7 @@ from engine.errors import InvalidInput, ModelFailed, RequestError, TooLarge
 from engine.execution import Execution, Request
 from engine.protocol.columns import Columns, TensorSpec
 from engine.protocol.messages import ModelInferRequest, ModelInferResponse
-from engine.protocol.record import Owner, Side, Topics
+from engine.protocol.record import Owner, Side, Topics, sort_out
 from engine.resources import Batch, Join
 from engine.runtimes.contract import Part
 
@@ -134,7 +134,7 @@ class Bench:
         self.news.set()
 
     def request(self, *headers: tuple[str, bytes | None], offset: int = 0) -> Request:
-        return self.execution.new_request("origin", 2, offset, b"key", headers, 10)
+        return self.execution.new_request("origin", 2, offset, b"key", sort_out(headers), 10)
 
     async def run(self, request: Request, row: int = 1) -> Request:
         self.execution.begin([request], columns(row))

@@ -14,7 +14,7 @@ from engine.errors import ModelFailed
 from engine.execution import Execution, Request
 from engine.protocol.columns import Columns, TensorSpec
 from engine.protocol.messages import ModelInferRequest, ModelInferResponse
-from engine.protocol.record import Owner, Side, Topics
+from engine.protocol.record import Owner, Side, Topics, sort_out
 from engine.protocol.routes import ROUTE, named
 from engine.resources import Batch
 from engine.runtimes.contract import Part
@@ -103,7 +103,8 @@ class Bench:
     async def run(self, *numbers: int, headers: Headers = ()) -> list[Request]:
         """Requests with one number each, when they are done."""
         requests = [
-            self.execution.new_request(None, 0, place, b"k", (*headers, REPLY), 0) for place in range(len(numbers))
+            self.execution.new_request(None, 0, place, b"k", sort_out((*headers, REPLY)), 0)
+            for place in range(len(numbers))
         ]
         cells = np.array([numbers], "<i8").T
         self.execution.begin(requests, Columns([b""] * len(numbers), (TensorSpec("x", "INT64", (1,)),), (cells,)))

@@ -16,7 +16,7 @@ from engine.kafka.checkpoint import AtLeastOnce
 from engine.kafka.decoding import decode
 from engine.kafka.exactly_once import ExactlyOnce
 from engine.kafka.transport import BatchApp, Intake
-from engine.protocol.record import ERROR_STEP, INFER_TYPE, PIPELINE, STEP, Owner, ReplyAddress, header
+from engine.protocol.record import ERROR_STEP, INFER_TYPE, PIPELINE, STEP, Owner, ReplyAddress, sort_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from engine.kafka.outlet import Outlet
     from engine.kafka.transactions import GroupOffsets, Transactions
     from engine.kafka.transport import ConsumerLoop
+    from engine.protocol.record import Sorted
     from engine.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -237,14 +238,14 @@ class Worker:
     def _begin(self, lease: Lease, records: Sequence[Any]) -> None:
         """Start what of these records is for us, as columns of requests that agree."""
         execution = self.routes.get(lease.partition.topic)
-        mine = [] if execution is None else [record for record in records if _is_for(execution, record.headers)]
-        lease.watermark.take([record.offset for record in mine], records[-1].offset + 1)
+        mine = [] if execution is None else _requests(execution, records)
+        lease.watermark.take([record.offset for record, _ in mine], records[-1].offset + 1)
         if execution is None or not mine:
             self.checkpoints.skipped()
             return
-        requests = [self._request(execution, lease, record) for record in mine]
+        requests = [self._request(execution, lease, *each) for each in mine]
         self._budget.take(sum(request.size for request in requests))
-        values = [(record.value or b"", header(record.headers, INFER_TYPE)) for record in mine]
+        values = [(record.value or b"", headers.text(INFER_TYPE)) for record, headers in mine]
         groups, refused = decode(values, most_bytes=self._settings.max_message_bytes)
         for group in groups:
             members = [requests[row] for row in group.rows]
@@ -254,11 +255,9 @@ class Worker:
         for row, error in refused:
             execution.refuse(requests[row], error)
 
-    def _request(self, execution: Execution, lease: Lease, record: Any) -> Request:
+    def _request(self, execution: Execution, lease: Lease, record: Any, headers: Sorted) -> Request:
         size = len(record.value or b"") + REQUEST_BYTES
-        request = execution.new_request(
-            lease, lease.partition.partition, record.offset, record.key, record.headers, size
-        )
+        request = execution.new_request(lease, lease.partition.partition, record.offset, record.key, headers, size)
         if request.reply is not None and not self._is_reply_address(request.reply):
             request.reply = None
         return request
@@ -273,14 +272,26 @@ class Worker:
         execution.replace(request, TooLarge("a record of this request is larger than its topic on the broker takes"))
 
 
-def _is_for(execution: Execution, headers: Sequence[tuple[str, bytes | None]]) -> bool:
-    """Whether a record on an inputs topic is a request for its owner.
+def _requests(execution: Execution, records: Sequence[Any]) -> list[tuple[Any, Sorted]]:
+    """The records of an inputs topic that are requests for its owner, with their headers.
 
     Passed over: what pipelines write of their steps, what names another pipeline, and errors of others.
     """
-    for name, value in headers:
-        if name in (STEP, ERROR_STEP):
-            return False
-        if name == PIPELINE and execution.owner is Owner.PIPELINE and value != execution.name_bytes:
-            return False
-    return True
+    found = []
+    for record in records:
+        headers = record.headers
+        # The mark of a step is the last header that is put on a record: most of what a model's agent reads.
+        if headers and headers[-1][0] == STEP:
+            continue
+        looked_at = sort_out(headers)
+        if _is_for(execution, looked_at.marks):
+            found.append((record, looked_at))
+    return found
+
+
+def _is_for(execution: Execution, marks: Mapping[str, bytes | None]) -> bool:
+    if STEP in marks or ERROR_STEP in marks:
+        return False
+    if PIPELINE not in marks or execution.owner is not Owner.PIPELINE:
+        return True
+    return marks[PIPELINE] == execution.name_bytes

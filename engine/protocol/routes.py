@@ -43,7 +43,8 @@ def named(headers: HeaderPairs, owner: Owner) -> frozenset[str]:
 
 def only(headers: HeaderPairs) -> Headers:
     """The routes among headers, each once, in their order."""
-    return tuple((ROUTE, value) for value in dict.fromkeys(_values(headers)))
+    values = _values(headers)
+    return tuple((ROUTE, value) for value in dict.fromkeys(values)) if values else ()
 
 
 def without(headers: HeaderPairs) -> Headers:

@@ -15,7 +15,8 @@ from engine.protocol.record import Owner
 
 def is_for(owner: Owner, *headers: tuple[str, bytes | None]) -> bool:
     execution: Any = SimpleNamespace(owner=owner, name_bytes=b"fraud")
-    return agents._is_for(execution, headers)
+    record = SimpleNamespace(headers=list(headers))
+    return [found for found, _ in agents._requests(execution, [record])] == [record]
 
 
 @pytest.mark.parametrize("headers", [(), (("pipeline", b"fraud"),), (("x-any", b"1"), ("traceparent", None))])

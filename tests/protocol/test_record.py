@@ -47,6 +47,15 @@ def test_a_name_that_stands_twice_travels_twice() -> None:
     assert record.travelling(headers) == [("x-a", b"1"), ("x-b", None), ("x-a", b"0")]
 
 
+def test_marks_are_read_as_their_first_value_whether_they_travel_or_not() -> None:
+    found = record.sort_out(
+        [("x-request-id", b"r"), ("seldon-reply", b"0.i.1"), ("x-request-id", b"s"), ("pipeline", None), ("x-a", b"1")]
+    )
+    assert found.travelling == [("x-request-id", b"r"), ("x-request-id", b"s"), ("x-a", b"1")]
+    assert found.marks == {"x-request-id": b"r", "seldon-reply": b"0.i.1", "pipeline": None}
+    assert [found.text(name) for name in ("seldon-reply", "pipeline", "seldon-step")] == ["0.i.1", None, None]
+
+
 @pytest.mark.parametrize("name", ["pipeline", "x-pipeline-version", "seldon-model", "seldon-reply", "seldon-step"])
 def test_names_of_our_own_are_reserved(name: str) -> None:
     assert record.reserved(name)
