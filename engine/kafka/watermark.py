@@ -232,7 +232,10 @@ def _stretches(unfinished: dict[int, int], high: int) -> Iterator[tuple[int, int
 
 def _most(count: int, fits: Callable[[int], bool]) -> int:
     """The largest number up to `count` that fits; none fits at least."""
-    low, high = 0, count
+    # Nearly always all do, and each look costs as much as what it looks at.
+    if not count or fits(count):
+        return count
+    low, high = 0, count - 1
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if fits(middle) else (low, middle - 1)

@@ -73,6 +73,7 @@ def test_what_has_no_room_in_the_metadata_stays_unfinished() -> None:
     assert refused
     assert len(Standing("x" * 12, spans, 1 << 60).encode()) <= 4096
     assert mark.crowded
+    assert mark.finish([]) == []
     assert all(offset > sum(spans) - 1 for offset in refused)
     assert mark.finish([*range(0, 20_000, 2), *refused]) == []
     assert (mark.offset, mark.spans(), mark.crowded) == (20_000, (), False)
