@@ -8,10 +8,10 @@ INSTALLED := .venv/.installed
 IRIS := pipelines/iris/model.joblib
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test nightly faults soak demo up bench proto clean
+.PHONY: help setup check test nightly faults soak demo up bench bench-smoke proto clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 setup: $(INSTALLED) $(IRIS) ## install everything into .venv and train the sample model
 
@@ -54,8 +54,11 @@ demo: setup ## start everything, send requests to the sample pipelines, show the
 up: setup ## run broker, workers and gateway for pipelines/ until Ctrl-C
 	$(BIN)/seldon up pipelines/
 
-bench: setup ## measure, and print the ratios
+bench: setup ## measure beside peers, print the tables and write bench/results/DATE.md: over an hour
 	$(BIN)/python -m bench
+
+bench-smoke: setup ## the same in a tiny form, which shows that every part works
+	$(BIN)/python -m bench --quick
 
 # The messages' descriptors; the file's name inside them starts at apis/.
 proto: setup ## compile the V2 protocol file into engine/protocol
@@ -63,6 +66,6 @@ proto: setup ## compile the V2 protocol file into engine/protocol
 		--descriptor_set_out=engine/protocol/v2_dataplane.binpb mlops/v2_dataplane/v2_dataplane.proto
 
 clean: ## remove .venv, caches, Kafka's jars and the trained sample
-	rm -rf .venv .venv-kserve dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache \
+	rm -rf .venv .venv-bench .venv-kserve dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache \
 		tests/kafka/jars $(IRIS)
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

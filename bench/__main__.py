@@ -1,59 +1,129 @@
-"""`python -m bench`: measure the product and its peers on one Kafka, print tables, write bench/results/latest.md."""
+"""`python -m bench`: measure the product and its peers on one Kafka, print tables, write bench/results/DATE.md."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
 
-from bench import ROOT, branches, checks, latency, report, serving, throughput
+from bench import (
+    ROOT,
+    branches,
+    calls,
+    checks,
+    direct,
+    environment,
+    growth,
+    idle,
+    report,
+    serving,
+    throughput,
+    workloads,
+)
 from bench.broker import ApacheKafka, Bench, NotHere
+from bench.contenders import CHAIN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-CONTENDERS = ("ours", "exactly", "faust", "bare")
-CALLED = ("latency", "branches", "startup")
-PARTS = (*CONTENDERS, *CALLED, "checks", "serving", "stacking")
-LATEST = ROOT / "bench" / "results" / "latest.md"
+    from bench.chain import Contents
+
+CONTENDERS = tuple(contender.name for contender in CHAIN)
+FOREIGN = frozenset(contender.name for contender in CHAIN if contender.foreign)
+ON_KAFKA = ("works", "growth", "latency", "branches", "many")
+ALONE = ("direct", "small", "startup", "serving", "stacking", "checks")
+PARTS = (*CONTENDERS, *ON_KAFKA, *ALONE)
+RESULTS = ROOT / "bench" / "results"
+PLAIN_WIDTH = 160
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much is measured: requests of the fast contenders and of the slow one, rounds, calls of each kind, starts."""
+    """How much is measured.
 
-    fast: int
-    slow: int
+    records      requests of the chain's contenders, by their speed
+    contents     how tensors stand in them
+    works        requests of other works
+    grown        requests of each size of the growth tables, and those sizes
+    calls        of each kind at a fixed rate, and the rates
+    saturating   calls of callers that call again when they are answered
+    one_by_one   calls one after the other
+    starts       of `seldon up`
+    many         pipelines that wait, and how many seconds they are watched
+    served       calls beside MLServer
+    stacked      calls of the iris sample
+    """
+
+    records: dict[str, int]
+    contents: tuple[Contents, ...]
+    works: workloads.Sizes
+    grown: int
+    growth: Mapping[str, Sequence[int]]
     rounds: int
     calls: int
-    sequential_calls: int
+    rates: tuple[float, ...]
+    saturating: int
+    one_by_one: int
     starts: int
+    many: int
+    watched: float
     served: int
     stacked: int
 
 
-FULL = Size(fast=300_000, slow=5_000, rounds=3, calls=1000, sequential_calls=500, starts=3, served=300, stacked=10_000)
-# Shows that the bench works; its figures mean little.
-QUICK = Size(fast=20_000, slow=400, rounds=1, calls=50, sequential_calls=50, starts=1, served=20, stacked=500)
+FULL = Size(
+    records={"fast": 300_000, "middling": 60_000, "slow": 5_000},
+    contents=("raw", "typed"),
+    works=workloads.Sizes(local=100_000, remote=20_000, tensors=400),
+    grown=100_000,
+    growth=growth.FULL,
+    rounds=3,
+    calls=1000,
+    rates=calls.RATES,
+    saturating=10_000,
+    one_by_one=500,
+    starts=3,
+    many=200,
+    watched=30.0,
+    served=300,
+    stacked=10_000,
+)
+# Shows that every part works; its figures mean little.
+QUICK = Size(
+    records={"fast": 5_000, "middling": 1_000, "slow": 200},
+    contents=("raw",),
+    works=workloads.Sizes(local=2_000, remote=500, tensors=20),
+    grown=3_000,
+    growth=growth.QUICK,
+    rounds=1,
+    calls=20,
+    rates=(calls.RATES[1],),
+    saturating=200,
+    one_by_one=20,
+    starts=1,
+    many=5,
+    watched=1.0,
+    served=20,
+    stacked=500,
+)
 
 
 @click.command()
-@click.option("--quick", is_flag=True, help="Small numbers and one round, for CI: under a minute.")
+@click.option("--quick", is_flag=True, help="Small numbers and one round, for CI: under three minutes.")
 @click.option(
     "--only",
     multiple=True,
     type=click.Choice(PARTS),
     help="Measure this alone; may be repeated.",
 )
-@click.option(
-    "--records", type=click.IntRange(min=1000), help=f"Requests of the fast contenders. [default: {FULL.fast}]"
-)
+@click.option("--records", type=click.IntRange(min=1000), help="Requests of the fast contenders. [default: 300000]")
 @click.option("--rounds", type=click.IntRange(min=1), help=f"Times that each is measured. [default: {FULL.rounds}]")
 @click.option("--partitions", type=click.IntRange(min=1), default=8, show_default=True)
-@click.option("--output", type=click.Path(path_type=Path), help="Markdown file. [default: latest.md, of a whole run]")
+@click.option("--output", type=click.Path(path_type=Path), help="Markdown file. [default: DATE.md, of a whole run]")
 def main(
     only: tuple[str, ...],
     records: int | None,
@@ -65,11 +135,10 @@ def main(
 ) -> None:
     """Measure the product and its peers on one Apache Kafka."""
     size = QUICK if quick else FULL
+    if records:
+        size = replace(size, records={**size.records, "fast": records})
     wanted = only or PARTS
     results = report.Results(partitions, rounds or size.rounds)
-    chosen = [
-        contender for contender in throughput.contenders(records or size.fast, size.slow) if contender.name in wanted
-    ]
     console = Console(stderr=True)
     with console.status("starting") as status:
 
@@ -78,36 +147,45 @@ def main(
             if not console.is_terminal:
                 click.echo(text, err=True)
 
-        if "checks" in wanted:
-            progress("reading and compiling pipelines of many steps")
-            results.checks = checks.measure()
-        if "serving" in wanted:
-            progress("calling a Python model directly, and MLServer with the same")
-            results.serving = serving.measure(size.served, results.rounds)
-        if "stacking" in wanted:
-            progress("calling the iris sample from 64 callers at a time")
-            results.stacking = serving.measure_stacking(size.stacked)
-        if "startup" in wanted:
-            progress(f"starting seldon up pipelines/ on the embedded broker, {size.starts} times")
-            results.startup = latency.measure_startup(size.starts, size.sequential_calls)
-        if chosen or {"latency", "branches"} & set(wanted):
+        if FOREIGN & set(wanted):
+            progress("installing the peers into .venv-bench")
+            if reason := environment.ensure():
+                raise click.ClickException(reason)
+        _alone(results, size, wanted, progress)
+        if {*CONTENDERS, *ON_KAFKA} & set(wanted):
             progress("starting Apache Kafka")
-            called = {part: size.calls for part in CALLED if part in wanted}
-            _on_kafka(results, chosen, called, progress, warm_up=size.fast)
-    report.show(results, Console())
+            _on_kafka(results, size, wanted, progress)
+    # A file or a pipe has room for whole rows.
+    report.show(results, Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH))
     if output or not (quick or only):
-        report.write(results, output or LATEST)
-        click.echo(f"written to {output or LATEST}")
+        path = output or RESULTS / f"{results.began:%Y-%m-%d}.md"
+        report.write(results, path)
+        click.echo(f"written to {path}")
 
 
-def _on_kafka(
-    results: report.Results,
-    chosen: Sequence[throughput.Contender],
-    called: Mapping[str, int],
-    progress: Callable[[str], None],
-    *,
-    warm_up: int,
-) -> None:
+def _alone(results: report.Results, size: Size, wanted: Sequence[str], progress: Callable[[str], None]) -> None:
+    """What needs no Kafka."""
+    if "checks" in wanted:
+        progress("reading and compiling pipelines of many steps")
+        results.checks = checks.measure()
+    if "serving" in wanted:
+        progress("calling a Python model directly, and MLServer with the same")
+        results.serving = serving.measure(size.served, results.rounds)
+    if "direct" in wanted:
+        progress("calling tfsimple1 directly, and bare servers that send everything back")
+        results.direct = direct.measure(2 * size.one_by_one)
+    if "stacking" in wanted:
+        progress("calling the iris sample from 64 callers at a time")
+        results.stacking = serving.measure_stacking(size.stacked)
+    if "startup" in wanted:
+        progress(f"starting seldon up pipelines/ on the embedded broker, {size.starts} times")
+        results.startup = idle.measure_startup(size.starts, size.one_by_one)
+    if "small" in wanted:
+        progress(f"starting seldon up of ten pipelines without the extras, {size.starts} times")
+        results.small = idle.measure_small(10, size.starts)
+
+
+def _on_kafka(results: report.Results, size: Size, wanted: Sequence[str], progress: Callable[[str], None]) -> None:
     try:
         kafka = ApacheKafka().start()
     except NotHere as reason:
@@ -115,14 +193,22 @@ def _on_kafka(
     try:
         bench = Bench(kafka.address, results.partitions)
         progress("warming Apache Kafka up")
-        throughput.warm_up(bench, warm_up)
-        results.throughput = throughput.measure(bench, chosen, results.rounds, progress)
-        if calls := called.get("latency"):
-            progress(f"calling seldon up 50 times a second, {calls} times by REST and by Kafka")
-            results.latency = latency.measure(kafka.address, results.partitions, calls)
-        if calls := called.get("branches"):
+        throughput.warm_up(bench, size.records["fast"])
+        results.throughput = throughput.chain_rows(wanted, size.records, size.contents)
+        throughput.measure(bench, results.throughput, results.rounds, size.calls, progress)
+        if "works" in wanted:
+            results.works = workloads.measure(bench, size.works, results.rounds, progress)
+        if "growth" in wanted:
+            results.growth = growth.measure(bench, size.grown, size.growth, results.rounds, progress)
+        if "latency" in wanted:
+            progress(f"calling seldon up by REST, gRPC and Kafka, {size.calls} times each")
+            results.latency = calls.measure(bench, size.calls, size.rates, size.saturating)
+        if "branches" in wanted:
             progress("calling pipelines with slow branches, and with branches that are not taken")
-            results.branches = branches.measure(kafka.address, results.partitions, calls)
+            results.branches = branches.measure(kafka.address, results.partitions, size.calls)
+        if "many" in wanted:
+            progress(f"watching {size.many} pipelines that wait")
+            results.idle = idle.measure_idle(bench, size.many, size.watched)
     finally:
         kafka.stop()
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
-from bench.latency import READY, Latency, open_loop, summary
-from bench.processes import SELDON, Process
+from bench.latency import Latency, open_loop, summary
+from bench.processes import READY, SELDON, Process
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

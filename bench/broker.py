@@ -7,17 +7,26 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import (
+    Consumer,
+    ConsumerGroupState,
+    ConsumerGroupTopicPartitions,
+    KafkaError,
+    KafkaException,
+    Producer,
+    TopicPartition,
+)
 from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 
 from bench import ROOT
-from bench.chain import HEADERS, ChainTopics, check, request
+from bench.chain import HEADERS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from types import ModuleType
 
     from bench.chain import Contents
+    from bench.works import Layout
 
 PATIENCE = 30.0
 RETRY_SECONDS = 0.2
@@ -51,23 +60,20 @@ class Bench:
         self.address, self.partitions = address, partitions
         self._admin = AdminClient({"bootstrap.servers": address, "log_level": 0})
 
-    def preload(self, topics: ChainTopics, count: int, contents: Contents) -> None:
-        """Create a contender's topics and write `count` requests to the first, shared out evenly."""
-        names = (topics.inputs, *topics.written)
+    def preload(self, layout: Layout, count: int, contents: Contents) -> None:
+        """Create a work's topics and write `count` requests to those that it reads, shared out evenly."""
+        names = (*layout.inputs, *layout.written(0))
         created = self._admin.create_topics([NewTopic(name, self.partitions, 1) for name in names])
         for future in created.values():
             future.result(PATIENCE)
-        producer = Producer({"bootstrap.servers": self.address, "linger.ms": 20, "acks": "all"})
+        settings = {"bootstrap.servers": self.address, "linger.ms": 20, "acks": "all", "message.max.bytes": 10_000_000}
+        producer, inputs = Producer(settings), layout.inputs
         for number in range(count):
+            value = layout.work.request(number, contents)
+            place = inputs[number % len(inputs)], number // len(inputs) % self.partitions
             while True:
                 try:
-                    producer.produce(
-                        topics.inputs,
-                        key=str(number),
-                        value=request(number, contents),
-                        headers=list(HEADERS),
-                        partition=number % self.partitions,
-                    )
+                    producer.produce(place[0], value, str(number), place[1], headers=list(HEADERS))
                     break
                 except BufferError:
                     producer.poll(0.1)
@@ -76,9 +82,9 @@ class Bench:
         if left := producer.flush(PATIENCE):
             raise RuntimeError(f"{left} of {count} records could not be written beforehand")
 
-    def remove(self, topics: ChainTopics) -> None:
+    def remove(self, layout: Layout) -> None:
         """Delete all that a contender has made, so that the next one finds the same broker."""
-        namespace = f"seldon.{topics.namespace}."
+        namespace = f"seldon.{layout.namespace}."
         names = [name for name in self._admin.list_topics(timeout=PATIENCE).topics if name.startswith(namespace)]
         for future in self._admin.delete_topics(names).values():
             future.result(PATIENCE)
@@ -97,16 +103,27 @@ class Bench:
                 time.sleep(RETRY_SECONDS)
                 self._admin.list_topics(timeout=PATIENCE)
 
-    def committed(self, group: str, *topics: str) -> int:
-        """How many records of these topics a group has finished."""
-        places = [TopicPartition(topic, number) for topic in topics for number in self._numbers]
-        asked = self._admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group, places)])
-        found = asked[group].result(PATIENCE).topic_partitions
-        return sum(max(place.offset, 0) for place in found)
+    def committed(self, groups: Mapping[str, str]) -> int:
+        """How many records groups have finished, each of its topic."""
+        asked = [self._asked(group, topic) for group, topic in groups.items()]
+        return sum(max(place.offset, 0) for each in asked for place in each.result(PATIENCE).topic_partitions)
 
     def lag(self, group: str, topics: Sequence[str]) -> int:
         """How many records of these topics a group has not finished yet."""
-        return self.written(*topics) - self.committed(group, *topics)
+        found = self._asked(group, *topics).result(PATIENCE).topic_partitions
+        return self.written(*topics) - sum(max(place.offset, 0) for place in found)
+
+    def joined(self, groups: Sequence[str]) -> bool:
+        """Whether every group has a member that works."""
+        described = self._admin.describe_consumer_groups(list(groups), request_timeout=PATIENCE)
+        return all(
+            group.result(PATIENCE).state is ConsumerGroupState.STABLE and bool(group.result(PATIENCE).members)
+            for group in described.values()
+        )
+
+    def _asked(self, group: str, *topics: str) -> Any:
+        places = [TopicPartition(topic, number) for topic in topics for number in self._numbers]
+        return self._admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group, places)])[group]
 
     def read(self, topic: str) -> int:
         """How many records a reader of the topic finds: the ends of transactions are none."""
@@ -121,23 +138,26 @@ class Bench:
         )
         try:
             consumer.assign([TopicPartition(topic, number, 0) for number in self._numbers])
-            count, ends, until = 0, 0, time.monotonic() + PATIENCE
-            while ends < self.partitions:
+            count, ended, until = 0, set[int](), time.monotonic() + PATIENCE
+            while len(ended) < self.partitions:
                 found = consumer.consume(10_000, RETRY_SECONDS)
                 if time.monotonic() > until:
                     raise RuntimeError(f"{topic} cannot be read to its end")
-                ends += sum(record.error() is not None for record in found)
+                ended.update(record.partition() for record in found if record.error() is not None)
                 count += sum(record.error() is None for record in found)
             return count
         finally:
             consumer.close()
 
-    def check_answers(self, topic: str) -> None:
+    def check_answers(self, topic: str, check: Callable[[bytes], None]) -> None:
         """Raise unless the first answers of a partition are right."""
         consumer = Consumer({"bootstrap.servers": self.address, "group.id": "bench.check", "log_level": 0})
+        records, until = [], time.monotonic() + PATIENCE
         try:
-            consumer.assign([TopicPartition(topic, 0, 0)])
-            records = consumer.consume(10, PATIENCE)
+            # Not every peer keeps a record's partition.
+            consumer.assign([TopicPartition(topic, number, 0) for number in self._numbers])
+            while not records and time.monotonic() < until:
+                records = consumer.consume(10, RETRY_SECONDS)
         finally:
             consumer.close()
         if not records:

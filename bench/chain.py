@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -45,16 +45,6 @@ class ChainTopics:
     def written(self) -> tuple[str, ...]:
         return (*self.steps, self.outputs)
 
-    @property
-    def models_group(self) -> str:
-        """The consumer group of the models' agent."""
-        return Topics("seldon", self.namespace).group(Owner.MODEL, "")
-
-    @property
-    def pipeline_group(self) -> str:
-        """The consumer group of the pipeline."""
-        return Topics("seldon", self.namespace).group(Owner.PIPELINE, PIPELINE)
-
     def _of(self, owner: Owner, name: str, side: Side) -> str:
         return Topics("seldon", self.namespace).of(owner, name, side)
 
@@ -77,13 +67,20 @@ def request(number: int, contents: Contents) -> bytes:
     return message.SerializeToString()
 
 
-def check(value: bytes) -> None:
-    """Raise ValueError unless an answer is right: sum and difference, twice, are twice each input."""
+def integers(answer: Any) -> list[np.ndarray]:
+    """The tensors of an INT32 answer, flat."""
+    if answer.raw_output_contents:
+        return [np.frombuffer(raw, np.int32) for raw in answer.raw_output_contents]
+    return [np.array(tensor.contents.int_contents, np.int32) for tensor in answer.outputs]
+
+
+def check(value: bytes, steps: int = 2) -> None:
+    """Raise ValueError unless an answer is right: sum and difference of sum and difference, so many times."""
     answer = ModelInferResponse.FromString(value)
-    found = {
-        tensor.name: np.frombuffer(raw, np.int32) if raw else np.array(tensor.contents.int_contents, np.int32)
-        for tensor, raw in zip(answer.outputs, answer.raw_output_contents or [b""] * 2, strict=True)
-    }
-    for name, array in zip(OUTPUTS, arrays(int(answer.id)), strict=True):
-        if not np.array_equal(found.get(name), 2 * array.ravel()):
-            raise ValueError(f"request {answer.id}: {name} is {found.get(name)}, not {2 * array.ravel()}")
+    wanted = arrays(int(answer.id))
+    for _ in range(steps):
+        wanted = wanted[0] + wanted[1], wanted[0] - wanted[1]
+    found = dict(zip((tensor.name for tensor in answer.outputs), integers(answer), strict=True))
+    for name, array in zip(OUTPUTS, wanted, strict=True):
+        if not np.array_equal(found.get(name), array.ravel()):
+            raise ValueError(f"request {answer.id}: {name} is {found.get(name)}, not {array.ravel()}")

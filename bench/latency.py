@@ -1,92 +1,60 @@
-"""How long callers wait, over REST and over Kafka, when requests come at fixed times whether or not answers do."""
+"""How long callers wait when requests come at fixed times whether or not answers do; and the least on Kafka."""
 
 from __future__ import annotations
 
 import asyncio
-import http.client
-import json
+import functools
 import math
-import statistics
-import time
+import sys
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import aiohttp
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
-from bench.chain import DATATYPE, HEADERS, INPUTS, PIPELINE, SHAPE, ChainTopics, arrays, request
-from bench.processes import SELDON, Process
+from bench.chain import HEADERS, request
+from bench.processes import Process
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
+    from bench.works import Layout
+
 RATE = 50.0
 
-# What a call is held against: the least that a transaction costs anybody.
+# What calls are held against: the least that a transaction costs anybody, and the least that an answer by Kafka does.
 BARE_TRANSACTION = "bare transaction, produce to read"
+BARE_ROUND_TRIP = "bare round trip, exactly once"
 LAST_ANSWER = 10.0
-READY = (r"gateway +(\S+):(\d+),", r"ready in")
+# A process that was just started joins its group first.
+FIRST_ANSWER = 60.0
+
+# Calls that do not count, before those that do: half as many, but no more than in this time.
+WARM_SECONDS = 10.0
+
+# Each calls again when it has its answer.
+CALLERS = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Milliseconds from the intended time of sending to the answer."""
+    """Milliseconds from the intended time of sending to the answer.
+
+    rate    calls a second; of callers that call again when they are answered, how many that came to
+    """
 
     path: str
     calls: int
     p50: float
     p99: float
+    rate: float = RATE
+    closed: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Startup:
-    """On the embedded broker: seconds to the banner of each start, and the median of calls one after the other."""
-
-    seconds: tuple[float, ...]
-    calls: int
-    median_ms: float
-
-
-def measure(address: str, partitions: int, calls: int) -> list[Latency]:
-    """`seldon up` on a Kafka, called by REST and then by Kafka, 50 times a second."""
-    namespace = "latency"
-    command = [
-        *(SELDON, "up", "pipelines/", "--listen", "127.0.0.1:0", "--kafka-broker", address),
-        *("--namespace", namespace, "--partitions", str(partitions)),
-    ]
-    with Process(command) as process:
-        gateway, _ = process.wait_for(READY)
-        rest = asyncio.run(_rest(gateway[1], int(gateway[2]), calls))
-        kafka = asyncio.run(_kafka(address, ChainTopics(namespace), calls))
-        process.check()
-    bare = asyncio.run(_bare(address, ChainTopics(namespace), calls))
-    return [
-        summary("REST pipeline call", rest),
-        summary("Kafka, produce to read", kafka),
-        summary(BARE_TRANSACTION, bare),
-    ]
-
-
-def measure_startup(starts: int, calls: int) -> Startup:
-    """`seldon up pipelines/` on the embedded broker, some times; then tfsimples by REST, one call after the other."""
-    command = [SELDON, "up", "pipelines/", "--listen", "127.0.0.1:0", "--kafka-listen", "127.0.0.1:0"]
-    seconds: list[float] = []
-    taken: list[float] = []
-    for number in range(starts):
-        with Process(command) as process:
-            gateway, _ = process.wait_for(READY)
-            seconds.append(time.perf_counter() - process.started)
-            if number == starts - 1:
-                taken = _one_by_one(gateway[1], int(gateway[2]), calls)
-            if said := process.errors().strip():
-                raise RuntimeError(f"seldon up is not well:\n{said}")
-    return Startup(tuple(seconds), calls, statistics.median(taken) * 1e3)
-
-
-def summary(path: str, seconds: Sequence[float]) -> Latency:
+def summary(path: str, seconds: Sequence[float], rate: float = RATE, *, closed: bool = False) -> Latency:
     ordered = sorted(seconds)
-    return Latency(path, len(ordered), _percentile(ordered, 0.5) * 1e3, _percentile(ordered, 0.99) * 1e3)
+    p50, p99 = (_percentile(ordered, share) * 1e3 for share in (0.5, 0.99))
+    return Latency(path, len(ordered), p50, p99, rate, closed)
 
 
 def _percentile(ordered: Sequence[float], share: float) -> float:
@@ -94,21 +62,10 @@ def _percentile(ordered: Sequence[float], share: float) -> float:
     return ordered[math.ceil(share * len(ordered)) - 1]
 
 
-def _body(number: int) -> dict[str, Any]:
-    tensors = zip(INPUTS, arrays(number), strict=True)
-    return {
-        "id": str(number),
-        "inputs": [
-            {"name": name, "datatype": DATATYPE, "shape": SHAPE, "data": array.ravel().tolist()}
-            for name, array in tensors
-        ],
-    }
-
-
 async def open_loop(calls: int, call: Callable[[int, float], Awaitable[float]], rate: float = RATE) -> list[float]:
-    """Begin every call at its time, whatever became of those before; half as many before them do not count."""
+    """Begin every call at its time, whatever became of those before; some before them do not count."""
     loop = asyncio.get_running_loop()
-    begin, warm = loop.time() + 0.1, calls // 2
+    begin, warm = loop.time() + 0.1, min(calls // 2, int(WARM_SECONDS * rate))
     tasks = []
     for number in range(warm + calls):
         intended = begin + number / rate
@@ -118,59 +75,88 @@ async def open_loop(calls: int, call: Callable[[int, float], Awaitable[float]], 
     return taken[warm:]
 
 
-async def _rest(host: str, port: int, calls: int) -> list[float]:
+async def closed_loop(path: str, calls: int, call: Callable[[int, float], Awaitable[float]]) -> Latency:
+    """As many calls as are answered, by callers that call again when they have their answer; the first tenth warms."""
     loop = asyncio.get_running_loop()
-    url = f"http://{host}:{port}/v2/models/{PIPELINE}/infer"
-    async with aiohttp.ClientSession(headers={"seldon-model": f"{PIPELINE}.pipeline"}) as session:
+    numbers = iter(range(calls // 10 + calls))
+    taken: list[float] = []
 
-        async def call(number: int, intended: float) -> float:
-            async with session.post(url, json=_body(number)) as answer:
-                text = await answer.text()
-                if answer.status != 200:
-                    raise RuntimeError(f"call {number} got {answer.status}: {text}")
-            return loop.time() - intended
+    async def caller() -> None:
+        for number in numbers:
+            seconds = await call(number, loop.time())
+            taken.append(seconds)
+            ends.append(loop.time())
 
-        return await open_loop(calls, call)
+    ends: list[float] = []
+    await asyncio.gather(*(caller() for _ in range(CALLERS)))
+    warm = calls // 10
+    rate = calls / (ends[-1] - ends[warm - 1])
+    return summary(path, taken[warm:], rate, closed=True)
 
 
-async def _kafka(address: str, topics: ChainTopics, calls: int) -> list[float]:
+def by_kafka(address: str, layout: Layout, calls: int, path: str) -> Latency:
+    """Records produced to a work's first inputs at a rate, each until an independent reader has its answer."""
+    make = functools.partial(layout.work.request, contents="raw")
+    return asyncio.run(_by_kafka(address, layout.inputs[0], layout.outputs[0], make, calls, path))
+
+
+def bare_round_trip(address: str, reads: str, writes: str, calls: int) -> Latency:
+    """Produced, consumed, and in one transaction produced and committed by another process, consumed: exactly once."""
+    command = [sys.executable, "-m", "bench.peers.bare_loop"]
+    environment = {"READS": reads, "WRITES": writes, "GROUP": f"{reads}.bare", "GUARANTEE": "exactly-once"}
+    make = functools.partial(request, contents="raw")
+    with Process(command, BOOTSTRAP=address, **environment) as process:
+        measured = asyncio.run(_by_kafka(address, reads, writes, make, calls, BARE_ROUND_TRIP))
+        process.check()
+    return measured
+
+
+async def _by_kafka(
+    address: str, inputs: str, outputs: str, make: Callable[[int], bytes], calls: int, path: str
+) -> Latency:
     loop = asyncio.get_running_loop()
-    producer = AIOKafkaProducer(bootstrap_servers=address, linger_ms=0, acks="all")
+    producer = AIOKafkaProducer(bootstrap_servers=address, linger_ms=0, acks="all", enable_idempotence=True)
     await producer.start()
     try:
-        async with _reading(address, topics.outputs) as waiting:
+        async with _reading(address, outputs) as waiting:
 
             async def call(number: int, intended: float) -> float:
                 key = b"kafka-%d" % number
                 answered = waiting[key] = loop.create_future()
-                await producer.send(topics.inputs, request(number, "raw"), key=key, headers=list(HEADERS))
+                await producer.send(inputs, make(number), key=key, headers=list(HEADERS))
                 return await answered - intended
 
-            return await open_loop(calls, call)
+            # The first number of all is of none that are timed.
+            await asyncio.wait_for(call(2 * calls, loop.time()), FIRST_ANSWER)
+            return summary(path, await open_loop(calls, call))
     finally:
         await producer.stop()
 
 
-async def _bare(address: str, topics: ChainTopics, calls: int) -> list[float]:
+def bare_transaction(address: str, topic: str, calls: int) -> Latency:
     """One record of a transaction of its own, until a reader of what is committed has it; nobody works on it."""
+    return asyncio.run(_transaction(address, topic, calls))
+
+
+async def _transaction(address: str, topic: str, calls: int) -> Latency:
     loop = asyncio.get_running_loop()
     # The default backoff of 100 ms after each commit would be all that is seen.
     producer = AIOKafkaProducer(
-        bootstrap_servers=address, linger_ms=0, transactional_id=f"{topics.namespace}.bare", retry_backoff_ms=2
+        bootstrap_servers=address, linger_ms=0, transactional_id=f"{topic}.bare", retry_backoff_ms=2
     )
     await producer.start()
     one_at_a_time = asyncio.Lock()
     try:
-        async with _reading(address, topics.outputs) as waiting:
+        async with _reading(address, topic) as waiting:
 
             async def call(number: int, intended: float) -> float:
                 key = b"bare-%d" % number
                 answered = waiting[key] = loop.create_future()
                 async with one_at_a_time, producer.transaction():
-                    await producer.send(topics.outputs, request(number, "raw"), key=key, headers=list(HEADERS))
+                    await producer.send(topic, request(number, "raw"), key=key, headers=list(HEADERS))
                 return await answered - intended
 
-            return await open_loop(calls, call)
+            return summary(BARE_TRANSACTION, await open_loop(calls, call))
     finally:
         await producer.stop()
 
@@ -180,7 +166,7 @@ async def _reading(address: str, topic: str) -> AsyncIterator[dict[bytes, asynci
     """Whoever waits for a key of this topic is told when its record could be read."""
     loop = asyncio.get_running_loop()
     waiting: dict[bytes, asyncio.Future[float]] = {}
-    reader = AIOKafkaConsumer(
+    reader: Any = AIOKafkaConsumer(
         topic, bootstrap_servers=address, auto_offset_reset="latest", isolation_level="read_committed"
     )
     await reader.start()
@@ -201,21 +187,3 @@ async def _reading(address: str, topic: str) -> AsyncIterator[dict[bytes, asynci
         reading.cancel()
         await asyncio.gather(reading, return_exceptions=True)
         await reader.stop()
-
-
-def _one_by_one(host: str, port: int, calls: int) -> list[float]:
-    connection = http.client.HTTPConnection(host, port, timeout=LAST_ANSWER)
-    headers = {"Content-Type": "application/json", "seldon-model": f"{PIPELINE}.pipeline"}
-    taken = []
-    warm = calls // 2
-    for number in range(warm + calls):
-        body = json.dumps(_body(number))
-        since = time.perf_counter()
-        connection.request("POST", f"/v2/models/{PIPELINE}/infer", body, headers)
-        answer = connection.getresponse()
-        text = answer.read()
-        taken.append(time.perf_counter() - since)
-        if answer.status != 200:
-            raise RuntimeError(f"call {number} got {answer.status}: {text.decode()}")
-    connection.close()
-    return taken[warm:]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import selectors
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -16,12 +18,16 @@ from typing import IO, TYPE_CHECKING, Self
 from bench import ROOT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from types import TracebackType
 
 SELDON = str(Path(sys.executable).with_name("seldon"))
 MLSERVER = str(Path(sys.executable).with_name("mlserver"))
 STOP_DEADLINE = 20.0
 TICKS = os.sysconf("SC_CLK_TCK")
+
+# What `seldon up` prints: where it listens, and that all is there.
+READY = (r"gateway +(\S+):(\d+),", r"ready in")
 
 
 class Process:
@@ -73,6 +79,26 @@ class Process:
         assert self._process is not None
         return sum(map(_cpu_seconds, _tree(self._process.pid)))
 
+    def rss_mb(self) -> float:
+        """What it holds in memory now."""
+        assert self._process is not None
+        return _status(self._process.pid, "VmRSS") / 1000
+
+    def tree_rss_mb(self) -> float:
+        """The same of it and of the processes that it has started."""
+        assert self._process is not None
+        return sum(_status(pid, "VmRSS") for pid in _tree(self._process.pid)) / 1000
+
+    def peak_rss_mb(self) -> float:
+        """The most that it alone has ever held in memory."""
+        assert self._process is not None
+        return _status(self._process.pid, "VmHWM") / 1000
+
+    def threads(self) -> int:
+        """How many threads it has."""
+        assert self._process is not None
+        return _status(self._process.pid, "Threads")
+
     def check(self) -> None:
         """Raise with what it said when it has ended."""
         assert self._process is not None
@@ -109,6 +135,67 @@ class Process:
         size = self._errors.seek(0, os.SEEK_END)
         self._errors.seek(max(0, size - 4000))
         return self._errors.read().decode(errors="replace")
+
+
+class Team:
+    """Several processes that share one work, measured as one."""
+
+    def __init__(self, processes: Sequence[Process]) -> None:
+        self._processes, self._stack = processes, contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as stack:
+            for process in self._processes:
+                stack.enter_context(process)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+    def cpu_seconds(self) -> float:
+        """Of all of them."""
+        return sum(process.cpu_seconds() for process in self._processes)
+
+    def peak_rss_mb(self) -> float:
+        """The sum of what each has held at most."""
+        return sum(process.peak_rss_mb() for process in self._processes)
+
+    def check(self) -> None:
+        """Raise when one has ended."""
+        for process in self._processes:
+            process.check()
+
+    def errors(self) -> str:
+        """What all of them wrote to stderr."""
+        return "\n".join(process.errors() for process in self._processes)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of this machine that nobody listens on."""
+    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports: list[int] = [each.getsockname()[1] for each in held]
+    for each in held:
+        each.close()
+    return ports
+
+
+def wait_until(true: Callable[[], bool], process: Process | Team, what: str, deadline: float) -> None:
+    """Ask again and again; raises when it is not so in time, or the process ends."""
+    until = time.monotonic() + deadline
+    while not true():
+        process.check()
+        if time.monotonic() > until:
+            raise RuntimeError(f"after {deadline:.0f} s {what}:\n{process.errors()}")
+        time.sleep(0.05)
+
+
+def _status(pid: int, field: str) -> int:
+    """A number of /proc/PID/status; of memory, in kB."""
+    text = Path(f"/proc/{pid}/status").read_text()
+    return int(text.split(f"{field}:")[1].split()[0])
 
 
 def _cpu_seconds(pid: int) -> float:

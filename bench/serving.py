@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import http.client
 import json
-import socket
 import statistics
 import tempfile
 import time
@@ -19,10 +18,9 @@ import aiohttp
 import grpc
 import numpy as np
 
-from bench import ROOT
-from bench.latency import READY
+from bench import ROOT, resources
 from bench.processes import MLSERVER as COMMAND
-from bench.processes import SELDON, Process
+from bench.processes import READY, SELDON, Process, free_ports
 from engine.protocol.columns import Columns, TensorSpec
 from engine.protocol.messages import SERVICE, ModelInferRequest, ModelInferResponse
 from engine.runtimes import mlserver
@@ -105,7 +103,7 @@ def _timed(process: Process, server: str, payload: str, call: Callable[[], None]
 @contextlib.contextmanager
 def _ours() -> Iterator[tuple[Process, str, str]]:
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "model.yaml").write_text(_model(MODEL, "python:bench.peers.doubling:double"))
+        (Path(folder) / "model.yaml").write_text(resources.model(MODEL, "python:bench.peers.doubling:double"))
         with _up(folder) as (process, address):
             yield process, address, address
 
@@ -113,7 +111,7 @@ def _ours() -> Iterator[tuple[Process, str, str]]:
 @contextlib.contextmanager
 def _mlserver() -> Iterator[tuple[Process, str, str]]:
     """MLServer with the model in its one process: a second one for the model would cost it a copy more."""
-    rest, rpc, metrics = _free_ports(3)
+    rest, rpc, metrics = free_ports(3)
     with tempfile.TemporaryDirectory() as folder:
         ports = {"http_port": rest, "grpc_port": rpc, "metrics_port": metrics, "host": "127.0.0.1"}
         (Path(folder) / "settings.json").write_text(json.dumps({**ports, "parallel_workers": 0, "debug": False}))
@@ -137,25 +135,12 @@ def _wait_ready(process: Process, port: int) -> None:
     raise RuntimeError(f"MLServer was not ready in {START_SECONDS} s:\n{process.errors()}")
 
 
-def _free_ports(count: int) -> list[int]:
-    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports: list[int] = [each.getsockname()[1] for each in held]
-    for each in held:
-        each.close()
-    return ports
-
-
 @contextlib.contextmanager
 def _up(folder: str, **environment: str) -> Iterator[tuple[Process, str]]:
     command = [SELDON, "up", folder, "--listen", "127.0.0.1:0", "--kafka-listen", "127.0.0.1:0"]
     with Process(command, PYTHONPATH=str(ROOT), **environment) as process:
         gateway, _ = process.wait_for(READY)
         yield process, f"{gateway[1]}:{gateway[2]}"
-
-
-def _model(name: str, uri: str, rest: str = "") -> str:
-    head = f"apiVersion: mlops.seldon.io/v1alpha1\nkind: Model\nmetadata: {{name: {name}}}\n"
-    return f"{head}spec:\n  storageUri: {uri}\n{rest}---\n"
 
 
 def _array() -> np.ndarray[Any, Any]:
@@ -254,11 +239,9 @@ def measure_stacking(calls: int) -> list[Stacking]:
     """The iris sample with 64 callers at a time: at its runtime in this process, and by REST from `seldon up`."""
     runtime = [asyncio.run(_at_the_runtime(max_rows, calls)) for max_rows in (None, MOST_ROWS)]
     with tempfile.TemporaryDirectory() as folder:
-        requirement = "  requirements: [sklearn]\n"
-        parameters = f"  parameters: [{{name: max_batch_size, value: '{MOST_ROWS}'}}]\n"
         models = [
-            _model("single", IRIS.as_uri(), requirement),
-            _model("stacked", IRIS.as_uri(), requirement + parameters),
+            resources.model("single", IRIS.as_uri(), requirements="sklearn"),
+            resources.model("stacked", IRIS.as_uri(), {"max_batch_size": str(MOST_ROWS)}, "sklearn"),
         ]
         (Path(folder) / "models.yaml").write_text("".join(models))
         # The sample stands elsewhere than the file that names it.

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import functools
-import sys
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from statistics import median
 from typing import TYPE_CHECKING
 
-from bench.chain import ChainTopics
-from bench.processes import SELDON, Process
+from bench import latency
+from bench.contenders import CHAIN, Contender, Job
+from bench.processes import wait_until
+from bench.works import Layout, tfsimples
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from bench.broker import Bench
     from bench.chain import Contents
+    from bench.latency import Latency
+    from bench.processes import Process, Team
+    from bench.works import Work
 
 # A contender that writes nothing for so long is broken.
 SILENCE = 60.0
@@ -29,79 +33,36 @@ WARM = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Contender:
-    """A program that does the chain.
-
-    records    how many requests it is given: fewer for a slow one, so that each works for some seconds
-    computes   whether its answers can be checked
-    start      the process, from the broker's address, the namespace and the number of partitions
-    """
-
-    name: str
-    title: str
-    records: int
-    computes: bool
-    start: Callable[[str, str, int], Process]
-
-
-def contenders(fast: int, slow: int) -> tuple[Contender, ...]:
-    """Ours and its peers; the fast ones get `fast` requests each, the slow one `slow`."""
-    return (
-        Contender("ours", "seldon worker", fast, True, _at_least_once),
-        Contender("exactly", "seldon worker, exactly once", fast, True, _exactly_once),
-        Contender("faust", "Faust agent", slow, True, _faust),
-        Contender("bare", "bare aiokafka loop", fast, False, _bare),
-    )
-
-
-def _ours(address: str, namespace: str, partitions: int, guarantee: str) -> Process:
-    command = [
-        *(SELDON, "worker", "pipelines/tfsimples.yaml", "--kafka-broker", address),
-        *("--namespace", namespace, "--partitions", str(partitions)),
-    ]
-    return Process(command, SELDON_PROCESSING_GUARANTEE=guarantee)
-
-
-def _at_least_once(address: str, namespace: str, partitions: int) -> Process:
-    return _ours(address, namespace, partitions, "at_least_once")
-
-
-def _exactly_once(address: str, namespace: str, partitions: int) -> Process:
-    return _ours(address, namespace, partitions, "exactly_once")
-
-
-def _faust(address: str, namespace: str, _: int) -> Process:
-    command = [sys.executable, "-m", "bench.peers.plain_faust", "worker", "--loglevel", "error", "--without-web"]
-    return Process(command, BOOTSTRAP=address, NAMESPACE=namespace)
-
-
-def _bare(address: str, namespace: str, _: int) -> Process:
-    return Process([sys.executable, "-m", "bench.peers.bare_loop"], BOOTSTRAP=address, NAMESPACE=namespace)
-
-
-@dataclass(frozen=True, slots=True)
 class Run:
     """One run.
 
-    rate            requests per second until all work for them was done
-    cpu_us          of the process, per request, in the same time
-    answer_rate     requests per second until the last answer; for ours the models' agent is then still at work
-    answer_cpu_us   as cpu_us, until the last answer
+    rate           requests per second until the last answer could be read
+    cpu_us         of the process, per request, until all work for them was done
+    settled_rate   requests per second until then: for ours the models' agent has read what was written, too
+    peak_rss_mb    the most memory that it held
+    cold           whether most was done at the first look, so that the start of the process counts: of tiny runs
     """
 
     rate: float
     cpu_us: float
-    answer_rate: float
-    answer_cpu_us: float
+    settled_rate: float
+    peak_rss_mb: float
+    cold: bool
 
 
 @dataclass(slots=True)
 class Row:
-    """All runs of one contender with one kind of contents."""
+    """All runs of one contender with one work and one kind of contents.
+
+    paced   how long its answers took at a fixed rate, where that was measured
+    """
 
     contender: Contender
+    work: Work
     contents: Contents
+    records: int
     runs: list[Run] = field(default_factory=list)
+    paced: Latency | None = None
 
     @property
     def rate(self) -> float:
@@ -111,46 +72,75 @@ class Row:
     def cpu_us(self) -> float:
         return median(run.cpu_us for run in self.runs)
 
+    @property
+    def settled_rate(self) -> float:
+        return median(run.settled_rate for run in self.runs)
 
-def measure(bench: Bench, wanted: Iterable[Contender], rounds: int, progress: Callable[[str], None]) -> list[Row]:
-    """Every contender in turn, `rounds` times, so that a change of the machine touches all of them."""
-    rows = [Row(contender, contents) for contents in ("raw", "typed") for contender in wanted]
+    @property
+    def peak_rss_mb(self) -> float:
+        return max(run.peak_rss_mb for run in self.runs)
+
+
+def chain_rows(names: Iterable[str], records: dict[str, int], contents: Iterable[Contents]) -> list[Row]:
+    """The tfsimples chain by the contenders of these names; `records` by their speed."""
+    wanted, work = set(names), tfsimples()
+    return [
+        Row(contender, work, each, records[contender.speed])
+        for each in contents
+        for contender in CHAIN
+        if contender.name in wanted
+    ]
+
+
+def measure(bench: Bench, rows: Iterable[Row], rounds: int, calls: int, progress: Callable[[str], None]) -> None:
+    """Every row in turn, `rounds` times, so that a change of the machine touches all of them.
+
+    With `calls`, the process of a row of raw contents is also called that often, 50 times a second, after its last run.
+    """
+    rows = list(rows)
     for number in range(1, rounds + 1):
         for row in rows:
-            what = f"round {number} of {rounds}: {row.contender.title}, {row.contents} contents"
-            topics = ChainTopics(f"{row.contender.name}-{row.contents}-{number}")
-            progress(f"{what}: loading {row.contender.records:,} requests")
-            bench.preload(topics, row.contender.records, row.contents)
-            progress(f"{what}: measuring")
-            row.runs.append(_run(bench, row.contender, topics))
-            bench.remove(topics)
-    return rows
+            contender = row.contender
+            progress(f"round {number} of {rounds}: {row.work.name} by {contender.title}, {contender.guarantee}")
+            paced = calls if number == rounds and row.contents == "raw" else 0
+            run_once(bench, row, f"{contender.name}-{row.work.name}-{row.contents}-{number}", paced)
 
 
 def warm_up(bench: Bench, records: int) -> None:
     """One run that does not count: a Java broker compiles what it does often, and nobody should pay for all others."""
-    topics = ChainTopics("warm-up")
-    bench.preload(topics, records, "raw")
-    _run(bench, Contender("bare", "bare aiokafka loop", records, False, _bare), topics)
-    bench.remove(topics)
+    [row] = chain_rows(("bare",), {"fast": records}, ("raw",))
+    run_once(bench, row, "warm-up")
 
 
-def _run(bench: Bench, contender: Contender, topics: ChainTopics) -> Run:
-    with contender.start(bench.address, topics.namespace, bench.partitions) as process:
-        answers = _answers(bench, contender, topics)
-        first = _reach(answers, process, topics.outputs, int(contender.records * WARM))
-        answered = _reach(answers, process, topics.outputs, contender.records)
-        # The models' agent reads what our steps write, and passes over it: that is work of the same requests.
-        last = _caught_up(bench, process, topics, answered.count) if contender.name == "ours" else answered
-        _check(bench, process, contender, topics)
+def run_once(bench: Bench, row: Row, namespace: str, calls: int = 0) -> None:
+    """Load the requests of a row, have them done, add the run to it, and remove all."""
+    layout = Layout(namespace, row.work)
+    bench.preload(layout, row.records, row.contents)
+    with row.contender.start(Job(bench.address, bench.partitions, layout)) as process:
+        row.runs.append(_run(bench, process, row, layout))
+        if calls:
+            row.paced = latency.by_kafka(bench.address, layout, calls, row.contender.title)
+            process.check()
+    bench.remove(layout)
+
+
+def _run(bench: Bench, process: Process | Team, row: Row, layout: Layout) -> Run:
+    answers = _answers(bench, row.contender, layout)
+    began = _Mark(time.perf_counter(), 0, 0.0)
+    first = _reach(answers, process, layout, int(row.records * WARM))
+    if cold := first.count > row.records / 2:
+        first = began
+    answered = _reach(answers, process, layout, row.records)
+    # The models' agent reads what our steps write, and passes over it: that is work of the same requests.
+    settled = _caught_up(bench, process, layout, answered.count) if row.contender.agent else answered
     requests = answered.count - first.count
-    if requests < contender.records / 2:
-        raise RuntimeError(f"{contender.title}: {contender.records} requests are too few to measure it by")
+    _check(bench, process, row, layout)
     return Run(
-        rate=requests / (last.time - first.time),
-        cpu_us=(last.cpu - first.cpu) / requests * 1e6,
-        answer_rate=requests / (answered.time - first.time),
-        answer_cpu_us=(answered.cpu - first.cpu) / requests * 1e6,
+        rate=requests / (answered.time - first.time),
+        cpu_us=(settled.cpu - first.cpu) / requests * 1e6,
+        settled_rate=requests / (settled.time - first.time),
+        peak_rss_mb=process.peak_rss_mb(),
+        cold=cold,
     )
 
 
@@ -161,15 +151,16 @@ class _Mark:
     cpu: float
 
 
-def _answers(bench: Bench, contender: Contender, topics: ChainTopics) -> Callable[[], int]:
+def _answers(bench: Bench, contender: Contender, layout: Layout) -> Callable[[], int]:
     """How many answers readers see: with transactions, whose ends stand among the records, by what was committed."""
-    if contender.name == "exactly":
-        return lambda: bench.committed(topics.pipeline_group, topics.inputs)
-    return lambda: bench.written(topics.outputs)
+    if contender.groups is None:
+        return lambda: bench.written(*layout.outputs)
+    groups = contender.groups(layout)
+    return lambda: bench.committed(groups)
 
 
-def _reach(count_now: Callable[[], int], process: Process, topic: str, wanted: int) -> _Mark:
-    """The moment when so many answers stand in the topic."""
+def _reach(count_now: Callable[[], int], process: Process | Team, layout: Layout, wanted: int) -> _Mark:
+    """The moment when so many requests are answered."""
     seen, moved = -1, time.monotonic()
     while True:
         count, now = count_now(), time.perf_counter()
@@ -178,30 +169,39 @@ def _reach(count_now: Callable[[], int], process: Process, topic: str, wanted: i
         if count != seen:
             seen, moved = count, time.monotonic()
         if time.monotonic() - moved > SILENCE:
-            raise RuntimeError(f"{topic} stands at {count} of {wanted} records:\n{process.errors()}")
+            raise RuntimeError(f"{layout.namespace} stands at {count} of {wanted} answers:\n{process.errors()}")
         process.check()
         time.sleep(SAMPLE_SECONDS)
 
 
-def _caught_up(bench: Bench, process: Process, topics: ChainTopics, count: int) -> _Mark:
-    """The moment when the models' agent has nothing before it."""
-    until = time.monotonic() + SILENCE
-    while bench.lag(topics.models_group, topics.steps[::2]) > 0:
-        if time.monotonic() > until:
-            raise RuntimeError(f"the models' agent is still behind after {SILENCE:.0f} s:\n{process.errors()}")
-        process.check()
-        time.sleep(SAMPLE_SECONDS)
+def _caught_up(bench: Bench, process: Process | Team, layout: Layout, count: int) -> _Mark:
+    """The moment when the models' agent has nothing before it but, in each partition, the end of a transaction."""
+    topics = layout.step_inputs
+    ends = len(topics) * bench.partitions
+    wait_until(
+        lambda: bench.lag(layout.models_group, topics) <= ends, process, "the models' agent is still behind", SILENCE
+    )
     return _Mark(time.perf_counter(), count, process.cpu_seconds())
 
 
-def _check(bench: Bench, process: Process, contender: Contender, topics: ChainTopics) -> None:
-    """All five topics hold every request once, and the answers are right."""
-    for topic in topics.written:
-        if contender.name == "exactly":
-            count = bench.read(topic)
-        else:
-            count = _reach(functools.partial(bench.written, topic), process, topic, contender.records).count
-        if count != contender.records:
-            raise RuntimeError(f"{contender.title}: {topic} holds {count} records, not {contender.records}")
-    if contender.computes:
-        bench.check_answers(topics.outputs)
+def _check(bench: Bench, process: Process | Team, row: Row, layout: Layout) -> None:
+    """All topics hold every request once, and the answers are right."""
+    for topic, wanted in layout.written(row.records).items():
+        count = _stands(process, partial(bench.read if row.contender.groups else bench.written, topic), wanted)
+        if count != wanted:
+            raise RuntimeError(f"{row.contender.title}: {topic} holds {count} records, not {wanted}")
+    if row.contender.computes:
+        bench.check_answers(layout.outputs[0], row.work.check)
+
+
+def _stands(process: Process | Team, count_now: Callable[[], int], wanted: int) -> int:
+    """How many records stand in a topic once enough are there: a transaction's end reaches it after the offsets'."""
+    count = 0
+
+    def enough() -> bool:
+        nonlocal count
+        count = count_now()
+        return count >= wanted
+
+    wait_until(enough, process, f"a topic holds fewer than {wanted} records", SILENCE)
+    return count
