@@ -199,9 +199,9 @@ class Execution:
         if headers.marks.get(REQUEST_ID) is None:
             kept = [pair for pair in kept if pair[0] != REQUEST_ID]
             kept.append((REQUEST_ID, self._new_request_id().encode()))
-        asked = routes.only(kept)
-        if asked:
-            kept = [*routes.without(kept)]
+        asked: Headers = ()
+        if routes.ROUTE in headers.marks:
+            asked, kept = routes.only(kept), [*routes.without(kept)]
         kept += self._own_headers
         request = Request(self, origin, partition, offset, key, kept, headers.text(REPLY), size)
         request.asked = asked

@@ -23,6 +23,7 @@ HeaderPairs: TypeAlias = "Sequence[tuple[str, bytes | None]]"
 PIPELINE = "pipeline"
 PIPELINE_VERSION = "x-pipeline-version"
 REQUEST_ID = "x-request-id"
+ROUTE = "x-seldon-route"
 
 # Of W3C: which trace a request belongs to. They travel as X- headers do.
 TRACE_CONTEXT = ("traceparent", "tracestate", "baggage")
@@ -176,7 +177,7 @@ def reserved(name: str) -> bool:
 
 
 # What means something to those who take up a request.
-_MARKS = frozenset({PIPELINE, PIPELINE_VERSION, REQUEST_ID, REPLY, STEP, INFER_TYPE, ERROR_STEP})
+_MARKS = frozenset({PIPELINE, PIPELINE_VERSION, REQUEST_ID, ROUTE, REPLY, STEP, INFER_TYPE, ERROR_STEP})
 
 
 class Sorted(NamedTuple):
@@ -208,7 +209,7 @@ def sort_out(headers: Iterable[tuple[str, bytes | None]]) -> Sorted:
         if name in _MARKS:
             if name not in marks:
                 marks[name] = pair[1]
-            if name == REQUEST_ID:
+            if name in (REQUEST_ID, ROUTE):
                 kept.append(pair)
         elif not name.startswith("seldon-"):
             kept.append(pair)

@@ -8,12 +8,12 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from engine.protocol.record import Owner
+from engine.protocol.record import ROUTE, Owner
 
 if TYPE_CHECKING:
     from engine.protocol.record import HeaderPairs, Headers
 
-ROUTE = "x-seldon-route"
+__all__ = ["ROUTE", "named", "of", "only", "without"]
 
 _ENTRY = re.compile(":([^:]+):")
 _PIPELINE = ".pipeline"
