@@ -1,9 +1,9 @@
 # The engine, the gateway and the command line in one image: `docker build -t millrace .`
 FROM python:3.11-slim
 
-# Which extras to install: "runtimes" for models in this process, "explain" for explainers, "" for models on other
+# Which extras to install: "runtimes" and "onnx" for models in this process, "explain" for explainers, "" for models on other
 # servers only.
-ARG EXTRAS=runtimes,explain
+ARG EXTRAS=runtimes,onnx,explain
 
 ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 

@@ -1,6 +1,6 @@
 """`make demo`: starts everything on free ports, makes the calls of the documentation, shows and checks the answers.
 
-Run it from the repository's root, in an environment with `.[dev,explain,runtimes]` installed.
+Run it from the repository's root, in an environment with `.[dev,explain,onnx,runtimes]` installed.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 from statistics import median
 from typing import TYPE_CHECKING
 
+from bench.growth import STEPS
 from bench.report.table import Bar, Table, spread
 
 if TYPE_CHECKING:
@@ -59,11 +60,7 @@ def chain(rows: Sequence[Row]) -> list[Table]:
         notes.append(
             f"p50 and p99: {', '.join(paced)} records produced at 50 a second, each until its answer was read."
         )
-    notes += [
-        f"{row.contender.title}, {row.contender.guarantee}: too few requests, the start of the process counts."
-        for row in rows
-        if any(run.cold for run in row.runs)
-    ]
+    notes += _cold(rows)
     notes += [
         f"{row.contender.title}, {row.contender.guarantee}, {row.contents}: {row.settled_rate:,.0f} requests/s until "
         "the models' agent had passed over the steps' records too; its CPU counts that."
@@ -112,7 +109,8 @@ def works(loaded: Sequence[Loaded]) -> list[Table]:
         "MB/s: of the tensor as it comes in; each step reads and writes it once more. The remote server is "
         "bench/peers/v2_server.py: its own CPU on these cores bounds what comes through it."
     )
-    return [Table("Works of other kinds, exactly once, all topics written, one process", columns, shown, (note,))]
+    notes = (note, *_cold([each.row for each in loaded]))
+    return [Table("Works of other kinds, exactly once, all topics written, one process", columns, shown, notes)]
 
 
 def works_bars(loaded: Sequence[Loaded]) -> Iterator[Bar]:
@@ -140,18 +138,26 @@ def growth(grown: Sequence[Grown]) -> list[Table]:
         shown.append(
             (
                 *(f"{each.kind}: {each.count}", f"{each.row.records:,}", f"{each.row.cpu_us:,.0f}", cpu),
-                *(f"{each.row.cpu_us / each.units:,.0f}", "" if each is first else f"{ratio:.2f}"),
+                f"{each.row.cpu_us / each.units:,.0f}" if each.kind == STEPS else "",
+                "" if each is first else f"{ratio:.2f}",
                 *(rate, f"{each.row.peak_rss_mb:,.0f}"),
             )
         )
     columns = ("size", "requests", "CPU µs each", "min-max", "for each step", "of the first", "requests/s", "peak MB")
     note = "At least once; of several workers, which share the same cores, all CPU and memory."
-    return [Table("Growth of the cost of a request of tfsimples", columns, shown, (note,))]
+    notes = (note, *_cold([each.row for each in grown]))
+    return [Table("Growth of the cost of a request of tfsimples", columns, shown, notes)]
 
 
 def _bare(loaded: Sequence[Loaded], work: str) -> Row | None:
     found = (each.row for each in loaded if each.row.work.name == work and not each.row.contender.computes)
     return next(found, None)
+
+
+def _cold(rows: Sequence[Row]) -> list[str]:
+    """Which of the figures say little."""
+    found = {f"{row.work.name} by {row.contender.title}" for row in rows if any(run.cold for run in row.runs)}
+    return [f"Too few requests, so that the start of the process counts: {', '.join(sorted(found))}."] if found else []
 
 
 def _ratios(rows: Sequence[Row]) -> list[Table]:

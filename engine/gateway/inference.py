@@ -132,6 +132,8 @@ class DataPlane:
         if refusal is not None:
             raise Overloaded(refusal)
         way = self._way(target, headers)
+        if way.target != target:
+            request.model_name = way.target.name
         route = (routes.ROUTE, routes.of(way.target.owner, way.target.name, self._known(way.target)))
         try:
             answer = await self._infer(way, route, request, headers, request_id, timeout)
@@ -151,7 +153,6 @@ class DataPlane:
                 f'pipeline "{target.name}" has no output section, so nothing would ever answer this call; '
                 "send it by Kafka, or add an output"
             )
-        request.model_name = target.name
         sent: Headers = (*routes.without(headers), (REQUEST_ID, request_id.encode()))
         if way.mirror is not None:
             self._mirror(way.mirror, request, sent, request_id)

@@ -12,7 +12,7 @@ from engine.resources import splitting
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from engine.kafka.registry import Loaded, View
+    from engine.kafka.registry import View
     from engine.protocol.record import HeaderPairs
     from engine.resources import Experiment
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 class Splits:
     """Looks into the registry for each call, so that an edited experiment holds from the next one on.
 
-    loaded   a model that this process has; None when it has none of that name, or could not load it
+    usable   whether this process has a model of that name, and it does not fail
     random   a number of at least 0 and less than 1
     """
 
-    def __init__(self, view: View, loaded: Callable[[str], Loaded | None], random: Callable[[], float]) -> None:
-        self._view, self._loaded, self._random = view, loaded, random
+    def __init__(self, view: View, usable: Callable[[str], bool], random: Callable[[], float]) -> None:
+        self._view, self._usable, self._random = view, usable, random
 
     def way(self, model: str, headers: HeaderPairs) -> Way:
         """Who answers a call of a model with these headers, and the header that says so."""
@@ -33,7 +33,7 @@ class Splits:
         if experiment is None:
             return Way(model)
         wanted = routes.named(headers, Owner.MODEL)
-        name = splitting.choose(experiment, wanted, lambda name: self._loaded(name) is not None, self._random())
+        name = splitting.choose(experiment, wanted, self._usable, self._random())
         return Way(name or model, ((routes.ROUTE, self._value(name or model)),))
 
     def is_split(self, model: str) -> bool:
@@ -44,7 +44,7 @@ class Splits:
         """Who gets a copy of this call of a model."""
         experiment = self._experiment(model)
         name = splitting.mirror(experiment, self._random()) if experiment is not None else None
-        if name is None or self._loaded(name) is None:
+        if name is None or not self._usable(name):
             return None
         return Way(name, ((routes.ROUTE, self._value(name)),))
 
@@ -56,5 +56,5 @@ class Splits:
         return self._view.splits.get(("model", model))
 
     def _value(self, model: str) -> bytes:
-        loaded = self._loaded(model)
+        loaded = self._view.resources.get(("model", model))
         return routes.of(Owner.MODEL, model, loaded.version if loaded is not None else 0)

@@ -91,7 +91,7 @@ class Supervisor:
             lambda name: ("pipeline", name) in registry.view.resources,
         )
         self._instance, self._trusted, self._clock = instance, tuple(trusted), clock
-        self._splits = Splits(registry.view, self._running_model, random.random)
+        self._splits = Splits(registry.view, self._usable, random.random)
         self._outlet = Outlet(settings)
         # What waits for a pipeline must not take the room that this pipeline's own requests need: one budget for each
         # depth of pipelines that wait for others, and one for the models' worker, whose explainers ask all of them.
@@ -337,9 +337,9 @@ class Supervisor:
             *(self._topics.of(source.owner, source.name, source.side) for source in sources),
         ]
 
-    def _running_model(self, name: str) -> Loaded | None:
-        found = self._runtimes.get(name)
-        return found[0] if found else None
+    def _usable(self, model: str) -> bool:
+        told = self._told.get(("model", model))
+        return model in self._runtimes and (told is None or told.state != FAILED)
 
     def _loaded_model(self, name: str) -> Loaded | None:
         found = self._runtimes.get(name) or self._failed.get(name)

@@ -5,7 +5,7 @@ from typing import Any
 import orjson
 
 from engine.calls import Way
-from engine.kafka.registry import Loaded, View
+from engine.kafka.registry import View
 from engine.kafka.splits import Splits
 from engine.protocol.routes import ROUTE
 
@@ -24,11 +24,7 @@ def splits(*draws: float, spec: dict[str, Any] = AB, running: str = "abc") -> tu
     for model in "abc":
         put(view, "Model", model, {"storageUri": "python:a:b"}, 2)
     put(view, "Experiment", "ab", spec)
-
-    def loaded(name: str) -> Loaded | None:
-        return view.resources.get(("model", name)) if name in running else None
-
-    return Splits(view, loaded, iter(draws).__next__), view
+    return Splits(view, running.__contains__, iter(draws).__next__), view
 
 
 def way(name: str) -> Way:
