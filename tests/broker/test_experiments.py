@@ -231,6 +231,26 @@ def test_a_candidate_that_goes_away_leaves_its_share_to_the_others(
     by_header = infer(product.address, "models/any", inputs(INPUT=[5]), [("seldon-model", "ab.experiment")])
     for answered in (by_header, infer(product.address, "experiments/ab", inputs(INPUT=[5]))):
         assert (answered.output("OUTPUT"), answered.all(ROUTE)) == ([6], [":old_1:"])
+    assert set(routes_of(product.address, "pipelines/nested", 40)) == {":old_1:", ":nested.pipeline:"}
     with pytest.raises(GrpcFailed, match="NOT_FOUND"):
         grpc_infer(product.address, message(INPUT=[5]), [("seldon-model", "none.experiment")])
+    product.stop()
+
+
+def test_a_candidate_that_fails_leaves_its_share_to_the_others(
+    seldon_up: SeldonUp, command: Command, tmp_path: Path
+) -> None:
+    product = seldon_up("up", write(tmp_path / "r")).start()
+    path = tmp_path / "bad.yaml"
+    path.write_text(
+        resource("Model", "bad", "  storageUri: python:no_such_module:bad\n") + experiment("ab", "old", "bad", (1, 9))
+    )
+    assert command("load", "-f", path).out == "{}\n{}\n"
+
+    def told() -> str:
+        return str(json.loads(command("experiment", "status", "ab").out)["statusDescription"])
+
+    wait_until(lambda: told().startswith('candidate model "bad": ') and "no_such_module" in told(), told, SOON)
+    assert set(routes_of(product.address, "models/old", 40)) == {":old_1:"}
+    assert set(routes_of(product.address, "pipelines/nested", 40)) == {":old_1:", ":nested.pipeline:"}
     product.stop()
