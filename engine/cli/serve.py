@@ -20,7 +20,7 @@ import click
 from rich.console import Console
 
 from engine import __version__
-from engine.cli import options
+from engine.cli import fleet, options
 from engine.errors import BrokerReplaced, BrokerUnavailable, UnequalPartitions
 
 if TYPE_CHECKING:
@@ -72,14 +72,19 @@ def up(paths: tuple[str, ...], **flags: Any) -> None:
 @options.kafka
 @options.topics
 @options.serving
-def worker(paths: tuple[str, ...], **flags: Any) -> None:
+@click.option("--processes", type=click.IntRange(min=1), default=1, show_default=True, help="Workers side by side.")
+def worker(paths: tuple[str, ...], processes: int, **flags: Any) -> None:
     """Run models and pipelines against a broker; start more of them to share the work.
 
     \b
     Example:
       seldon worker pipelines/ --kafka-broker localhost:9092
+      seldon worker pipelines/ --kafka-broker localhost:9092 --processes 4
     """  # noqa: D301  click's own mark for a paragraph that is not to be wrapped
-    _serve(paths, flags, broker=False, worker=True, gateway=False)
+    if processes > 1:
+        fleet.run(fleet.command(paths, flags), processes)
+    else:
+        _serve(paths, flags, broker=False, worker=True, gateway=False)
 
 
 @click.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import socket
 import threading
@@ -331,3 +332,27 @@ def test_invalid_resources_end_it_before_anything_starts(
     assert loaded.code == 2, loaded
     listed = command("model", "list")
     assert "number" not in listed.out, listed
+
+
+def test_workers_of_one_command_share_the_requests_and_one_that_dies_is_replaced(
+    seldon_up: SeldonUp, kafka: Kafka, ends: tuple[str, str], tmp_path: Path
+) -> None:
+    says = "import os\ndef model(INPUT):\n    return {'OUTPUT': INPUT, 'PID': [os.getpid()]}\n"
+    running = seldon_up("worker", write(tmp_path / "models", says), processes=2).start()
+    wait_until(lambda: running.out.count("ready in") == 2, lambda: running.said, 45)
+
+    def who_answers(first: int) -> set[int]:
+        wanted = {str(number) for number in range(first, first + 200)}
+        with kafka.tap(ends[1]) as tap:
+            kafka.send_many(ends[0], numbered(200, first))
+            tap.until(lambda tap: wanted <= {record.request_id for record in tap.seen}, "answers", READ_DEADLINE)
+        return {values(record.response, "PID")[0] for record in tap.seen if record.request_id in wanted}
+
+    both = who_answers(0)
+    assert len(both) == 2, "each has its half of the partitions"
+    victim = min(both)
+    os.kill(victim, signal.SIGKILL)
+    wait_until(lambda: running.out.count("ready in") == 3, lambda: running.said, 45)
+    assert victim not in who_answers(200)
+    running.stop()
+    assert "SIGKILL; starting it again in 0.5 s" in running.err
