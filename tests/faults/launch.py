@@ -12,6 +12,7 @@ file `tasks`, both beside the arm file.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -75,8 +76,12 @@ def instrument() -> None:
 
 
 def tell_tasks(*_: object) -> None:
-    """How many tasks there are, of all loops."""
-    count = sum(not task.done() for task in list(asyncio.tasks._all_tasks))  # type: ignore[attr-defined]
+    """How many tasks there are, of all loops; those of other threads come and go while they are counted."""
+    tasks = None
+    while tasks is None:
+        with contextlib.suppress(RuntimeError):
+            tasks = list(asyncio.tasks._all_tasks)  # type: ignore[attr-defined]
+    count = sum(not task.done() for task in tasks)
     told = ARM.with_name("tasks.new")
     told.write_text(str(count))
     told.rename(ARM.with_name("tasks"))
