@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 AT_LEAST_ONCE, EXACTLY_ONCE = "at_least_once", "exactly_once"
 GUARANTEES = (AT_LEAST_ONCE, EXACTLY_ONCE)
 
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+
+# A host, or an IPv6 address in brackets; Kafka's clients know a port where none is named.
+_BROKER = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[^\s:,\[\]]+)(:[0-9]{1,5})?")
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -82,6 +87,13 @@ class Settings:
             raise InvalidSettings(
                 f'processing_guarantee is "{self.processing_guarantee}"; it must be one of {", ".join(GUARANTEES)}'
             )
+
+        if self.kafka_broker and not all(map(_BROKER.fullmatch, self.kafka_broker.split(","))):
+            raise InvalidSettings(
+                f'kafka_broker is "{self.kafka_broker}"; write HOST:PORT, or several with commas between them'
+            )
+        if self.log_level.upper() not in LOG_LEVELS:
+            raise InvalidSettings(f'log_level is "{self.log_level}"; it must be one of {", ".join(LOG_LEVELS)}')
 
     def _check_topic_part(self, name: str) -> None:
         if not legal_prefix(getattr(self, name)):

@@ -58,6 +58,11 @@ def test_a_variable_that_cannot_be_read_is_told_with_its_name(variable: str, tex
     assert str(caught.value) == message
 
 
+@pytest.mark.parametrize("broker", ["", "kafka", "kafka:9092", "10.0.0.1:1,kafka-2.example:2", "[::1]:9092"])
+def test_a_broker_is_named_by_its_addresses(broker: str) -> None:
+    assert load({"kafka_broker": broker}, {}).kafka_broker == broker
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -71,6 +76,9 @@ def test_a_variable_that_cannot_be_read_is_told_with_its_name(variable: str, tex
             {"processing_guarantee": "twice"},
             'processing_guarantee is "twice"; it must be one of at_least_once, exactly_once',
         ),
+        ({"kafka_broker": "a:b:c"}, 'kafka_broker is "a:b:c"; write HOST:PORT, or several with commas between them'),
+        ({"kafka_broker": "a:1,"}, 'kafka_broker is "a:1,"; write HOST:PORT, or several with commas between them'),
+        ({"log_level": "loud"}, 'log_level is "loud"; it must be one of DEBUG, INFO, WARNING, ERROR, CRITICAL'),
         ({"transaction_timeout": 0.0}, "transaction_timeout is 0.0; it must be more than 0 seconds"),
     ],
 )

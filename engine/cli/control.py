@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from engine.cli import options
+from engine.cli import options, printing
 from engine.errors import EngineError, InvalidResources, UnknownResource
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable
 
     from engine.app import Named
     from engine.kafka.registry import Key, Registry
@@ -39,8 +38,19 @@ STATES = {
     "experiment": {"ready": "active", "creating": "inactive", "failed": "inactive"},
 }
 
+# What the columns of a list are called, and what stands in them.
+_COLUMNS = {
+    "model": {"model": "name", "state": "state", "reason": "reason"},
+    "pipeline": {"pipeline": "name", "state": "state", "reason": "reason"},
+    "experiment": {"experiment": "name", "active": "active"},
+    "": {"kind": "kind", "name": "name", "state": "state", "reason": "reason"},
+}
+
 # The reference's words for what is done to an experiment, where models and pipelines are loaded and unloaded.
 _LOADED_BY = {"experiment": ("start", "stop")}
+
+# Whom the examples of the commands are about.
+_NAMES = {"model": "iris", "pipeline": "tfsimples", "experiment": "iris-versions"}
 
 _file = click.option("-f", "--file-path", type=click.Path(), required=True, help="A YAML file.")
 
@@ -73,10 +83,48 @@ def unload(file_path: str, **flags: Any) -> None:
     _unload([key for key, _ in _read(file_path, None).folders.items()], flags)
 
 
+@click.command()
+@click.option("-f", "--file-path", type=click.Path(), help="Only what this YAML file holds.")
+@click.option("-w", "--wait", is_flag=True, help="Wait until all are ready.")
+@click.option("-t", "--timeout-secs", default=5.0, type=float, help="How long to wait. [default: 5]")
+@printing.form(printing.TABLE, "a table, with -f the state of each as JSON on a line")
+@options.kafka
+@options.accepted
+def status(file_path: str | None, timeout_secs: float, form: str | None, *, wait: bool, **flags: Any) -> None:
+    """Show the states of all that is loaded, or of what a file holds.
+
+    \b
+    Example:
+      seldon status
+      seldon status -f pipelines/tfsimples.yaml -w
+    """  # noqa: D301  click's own mark for a paragraph that is not to be wrapped
+    keys = None if file_path is None else list(_read(file_path, None).folders)
+
+    async def read(registry: Registry) -> str:
+        wanted, until = sorted(registry.view.resources) if keys is None else keys, time.monotonic() + timeout_secs
+        statuses = [
+            await _status_of(registry, key, STATES[key[0]]["ready"] if wait else "", until - time.monotonic())
+            for key in wanted
+        ]
+        if keys is not None and form is None:
+            return "\n".join(printing.document(each, printing.JSON) for each in statuses)
+        found = [{"kind": key[0], **_row(registry, key)} for key in wanted]
+        return printing.rows(found, _COLUMNS[""], form or printing.TABLE)
+
+    click.echo(_with_registry(options.settings(flags, default_broker=True), read))
+
+
+def _with_example(text: str, example: str) -> str:
+    """A command's help, where several commands are made by one function."""
+    return f"{text}\n\n\b\nExample:\n  seldon {example}"
+
+
 def _loading(kind: str) -> click.Command:
     verb = _LOADED_BY.get(kind, ("load",))[0]
 
-    @click.command(verb, help=f"{verb.capitalize()} the {kind}s of a file.")
+    @click.command(
+        verb, help=_with_example(f"{verb.capitalize()} the {kind}s of a file.", f"{kind} {verb} -f {_NAMES[kind]}.yaml")
+    )
     @_file
     @options.kafka
     @options.accepted
@@ -89,7 +137,12 @@ def _loading(kind: str) -> click.Command:
 def _unloading(kind: str) -> click.Command:
     verb = _LOADED_BY.get(kind, ("", "unload"))[1]
 
-    @click.command(verb, help=f"{verb.capitalize()} a {kind} by its name, or those of a file.")
+    @click.command(
+        verb,
+        help=_with_example(
+            f"{verb.capitalize()} a {kind} by its name, or those of a file.", f"{kind} {verb} {_NAMES[kind]}"
+        ),
+    )
     @click.argument("name", required=False)
     @click.option("-f", "--file-path", type=click.Path(), help="A YAML file.")
     @options.kafka
@@ -104,26 +157,22 @@ def _unloading(kind: str) -> click.Command:
 
 
 def _listing(kind: str) -> click.Command:
-    @click.command("list", help=f"List the {kind}s that are loaded, with their states.")
+    @click.command("list", help=_with_example(f"List the {kind}s that are loaded, with their states.", f"{kind} list"))
+    @printing.form(printing.TABLE)
     @options.kafka
     @options.accepted
-    def command(**flags: Any) -> None:
-        rows = [(row["name"], STATES[kind][row["state"]], row["reason"]) for row in _rows(flags, kind)]
-        _print_table((kind, "state", "reason"), rows)
+    def command(form: str, **flags: Any) -> None:
+        async def read(registry: Registry) -> list[dict[str, Any]]:
+            return [_row(registry, key) for key in sorted(registry.view.resources) if key[0] == kind]
+
+        found = _with_registry(options.settings(flags, default_broker=True), read)
+        click.echo(printing.rows(found, _COLUMNS[kind], form))
 
     return command
 
 
-def _print_table(titles: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
-    """Columns of one width each, with tabs between them and dashes under their titles."""
-    table = [titles, tuple("-" * len(title) for title in titles), *rows]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for line in table:
-        click.echo("\t".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())
-
-
 def _status(kind: str) -> click.Command:
-    @click.command("status", help=f"The state of a {kind}, as JSON.")
+    @click.command("status", help=_with_example(f"Show the state of a {kind}.", f"{kind} status {_NAMES[kind]}"))
     @click.argument("name")
     @click.option(
         "-w",
@@ -133,54 +182,41 @@ def _status(kind: str) -> click.Command:
         help=f"Wait for a state, such as {STATES[kind]['ready']}.",
     )
     @click.option("-t", "--timeout-secs", default=5.0, type=float, help="How long to wait. [default: 5]")
+    @printing.form(printing.JSON)
     @options.kafka
     @options.accepted
-    def command(name: str, wait: str, timeout_secs: float, **flags: Any) -> None:
+    def command(name: str, wait: str, timeout_secs: float, form: str, **flags: Any) -> None:
         known = STATES[kind].values()
         if wait and wait not in known:
             raise click.UsageError(f'no state "{wait}"; states are {", ".join(known)}')
         settings = options.settings(flags, default_broker=True)
-        click.echo(json.dumps(_with_registry(settings, lambda r: _status_of(r, (kind, name), wait, timeout_secs))))
+        _print_status(settings, (kind, name), wait, timeout_secs, form)
 
     return command
-
-
-@click.command("list")
-@options.kafka
-@options.accepted
-def experiment_list(**flags: Any) -> None:
-    """List the experiments that are started, and whether they are active.
-
-    \b
-    Example:
-      seldon experiment list
-    """  # noqa: D301  click's own mark for a paragraph that is not to be wrapped
-    rows = [(row["name"], str(row["state"] == "ready").lower()) for row in _rows(flags, "experiment")]
-    _print_table(("experiment", "active"), rows)
 
 
 @click.command("status")
 @click.argument("name")
 @click.option("-w", "--wait", is_flag=True, help="Wait until it is active.")
 @click.option("-t", "--timeout-secs", default=5.0, type=float, help="How long to wait. [default: 5]")
+@printing.form(printing.JSON)
 @options.kafka
 @options.accepted
-def experiment_status(name: str, timeout_secs: float, *, wait: bool, **flags: Any) -> None:
-    """Show the state of an experiment, as JSON: it is active when its candidates and its mirror are ready.
+def experiment_status(name: str, timeout_secs: float, form: str, *, wait: bool, **flags: Any) -> None:
+    """Show the state of an experiment, which is active when its candidates and its mirror are ready.
 
     \b
     Example:
       seldon experiment status iris-versions -w
     """  # noqa: D301  click's own mark for a paragraph that is not to be wrapped
     settings = options.settings(flags, default_broker=True)
-    state, key = "active" if wait else "", ("experiment", name)
-    click.echo(json.dumps(_with_registry(settings, lambda r: _status_of(r, key, state, timeout_secs))))
+    _print_status(settings, ("experiment", name), "active" if wait else "", timeout_secs, form)
 
 
 model_load, pipeline_load = _loading("model"), _loading("pipeline")
 experiment_start, experiment_stop = _loading("experiment"), _unloading("experiment")
 model_unload, pipeline_unload = _unloading("model"), _unloading("pipeline")
-model_list, pipeline_list = _listing("model"), _listing("pipeline")
+model_list, pipeline_list, experiment_list = _listing("model"), _listing("pipeline"), _listing("experiment")
 model_status, pipeline_status = _status("model"), _status("pipeline")
 
 
@@ -223,14 +259,27 @@ def _unload(keys: list[Key], flags: dict[str, Any]) -> None:
         click.echo("{}")
 
 
-def _rows(flags: dict[str, Any], kind: str) -> list[dict[str, Any]]:
+def _row(registry: Registry, key: Key) -> dict[str, Any]:
+    """A resource's line in a list."""
     from engine.kafka.registry import describe
 
-    async def read(registry: Registry) -> list[dict[str, Any]]:
-        return describe(registry.view, kind, time.time())
+    row, kind = describe(registry.view, key, time.time()), key[0]
+    row["state"] = STATES[kind][row["state"]]
+    if kind == "experiment":
+        row["active"] = row["state"] == "active"
+    return row
 
-    rows: list[dict[str, Any]] = _with_registry(options.settings(flags, default_broker=True), read)
-    return rows
+
+def _print_status(settings: Settings, key: Key, wait: str, seconds: float, form: str) -> None:
+    """Print the state of one resource, as soon as it is as waited for."""
+
+    async def read(registry: Registry) -> str:
+        status = await _status_of(registry, key, wait, seconds)
+        if form == printing.TABLE:
+            return printing.rows([_row(registry, key)], _COLUMNS[key[0]], form)
+        return printing.document(status, form)
+
+    click.echo(_with_registry(settings, read))
 
 
 async def _status_of(registry: Registry, key: Key, wait: str, seconds: float) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from engine.cli import options
+from engine.cli.printing import plain
 from engine.errors import InvalidSettings, UnknownResource
 
 if TYPE_CHECKING:
@@ -161,13 +162,6 @@ def _headers(record: Record) -> dict[str, list[str]]:
 
 def _text(value: bytes | None) -> str:
     return (value or b"").decode("utf-8", "backslashreplace")
-
-
-def plain(text: str) -> str:
-    """Text that stays on its line and in its column, and gives a terminal no orders."""
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
-    )
 
 
 def _compact(document: Any) -> str:

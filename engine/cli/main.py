@@ -9,7 +9,7 @@ import click
 
 from engine import __version__
 from engine.cli import control, infer, inspecting, plans, redriving, serve
-from engine.errors import EngineError, InvalidResources, InvalidSettings
+from engine.errors import EngineError, InvalidInput, InvalidResources, InvalidSettings
 
 # A full disk, a file that may not grow, a quota, a disk that was mounted read-only.
 NO_ROOM = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS}
@@ -33,7 +33,8 @@ class _Group(click.Group):
             ctx.exit(2)
         except EngineError as error:
             click.echo(f"Error: {error}", err=True)
-            ctx.exit(1)
+            # What a step refuses is another matter: the command did what it was asked.
+            ctx.exit(2 if isinstance(error, InvalidInput) and error.step is None else 1)
         except OSError as error:
             if error.errno not in NO_ROOM:
                 raise
@@ -68,7 +69,7 @@ def experiment() -> None:
     """Split the calls of a model or a pipeline between several, by weight."""
 
 
-for command in (serve.up, serve.worker, serve.gateway, control.load, control.unload):
+for command in (serve.up, serve.worker, serve.gateway, control.load, control.unload, control.status):
     main.add_command(command)
 for command in (
     control.model_load,

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from engine.cli import options
-from engine.cli.inspecting import TRUNCATED, plain
+from engine.cli.inspecting import TRUNCATED
+from engine.cli.printing import plain
 from engine.errors import InvalidSettings
 
 if TYPE_CHECKING:

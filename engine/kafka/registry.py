@@ -343,18 +343,12 @@ def key_of(resource: Resource) -> Key:
     return type(resource).__name__.lower(), resource.name
 
 
-def describe(view: View, kind: str, now: float) -> list[dict[str, Any]]:
-    """Name, version, state and reason of each resource of a kind, by name."""
-    rows = []
-    for key, loaded in sorted(view.resources.items()):
-        if key[0] == kind:
-            state = view.state(key, now)
-            rows.append(
-                {
-                    "name": key[1],
-                    "version": loaded.version,
-                    "state": state.state if state else "unknown",
-                    "reason": state.reason if state else "no worker has taken it up",
-                }
-            )
-    return rows
+def describe(view: View, key: Key, now: float) -> dict[str, Any]:
+    """Name, version, state and reason of a resource that is loaded."""
+    state = view.state(key, now)
+    return {
+        "name": key[1],
+        "version": view.resources[key].version,
+        "state": state.state if state else "unknown",
+        "reason": state.reason if state else "no worker has taken it up",
+    }

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
+import yaml
 from click.testing import CliRunner, Result
 
 from engine.cli import main
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
     Seldon = Callable[..., Result]
     Fed = Callable[..., str]
+
+NOBODY = "no worker has taken it up"
 
 
 @pytest.fixture
@@ -183,3 +186,49 @@ def test_an_edited_experiment_replaces_itself_and_no_other(seldon: Seldon, exper
 def test_a_file_without_an_experiment_starts_none(seldon: Seldon, fed: Fed) -> None:
     refused = seldon("experiment", "start", "-f", fed("first"))
     assert (refused.exit_code, "it holds no experiment" in refused.output) == (2, True)
+
+
+@pytest.mark.usefixtures("models")
+@pytest.mark.parametrize(("form", "read"), [("json", json.loads), ("yaml", yaml.safe_load)], ids=["json", "yaml"])
+def test_lists_and_states_are_read_by_programs(
+    seldon: Seldon, experiment: Fed, form: str, read: Callable[[str], object]
+) -> None:
+    assert seldon("experiment", "start", "-f", experiment()).exit_code == 0
+    model = {"name": "new", "version": 1, "state": "ModelCreate", "reason": NOBODY}
+    split = {"name": "ab", "version": 1, "state": "inactive", "reason": f'candidate model "old": {NOBODY}'}
+    assert read(seldon("model", "list", "-o", form).stdout) == [
+        {**model, "name": name} for name in ("new", "old", "shadow")
+    ]
+    assert read(seldon("pipeline", "list", "-o", form).stdout) == []
+    assert read(seldon("experiment", "list", "-o", form).stdout) == [{**split, "active": False}]
+    assert read(seldon("status", "-o", form).stdout) == [
+        {"kind": "experiment", **split, "active": False},
+        *({"kind": "model", **model, "name": name} for name in ("new", "old", "shadow")),
+    ]
+    told = read(seldon("model", "status", "new", "-o", form).stdout)
+    assert told == json.loads(seldon("model", "status", "new").stdout)
+
+
+@pytest.mark.usefixtures("models")
+def test_the_state_of_one_is_shown_as_a_table_too(seldon: Seldon) -> None:
+    assert [line.split() for line in seldon("model", "status", "new", "-o", "table").stdout.splitlines()] == [
+        ["model", "state", "reason"],
+        ["-----", "-----", "------"],
+        ["new", "ModelCreate", *NOBODY.split()],
+    ]
+
+
+@pytest.mark.usefixtures("models")
+def test_the_states_of_what_a_file_holds_are_a_line_of_json_each(seldon: Seldon, experiment: Fed) -> None:
+    path = experiment()
+    assert seldon("load", "-f", path).exit_code == 0
+    [line] = seldon("status", "-f", path).stdout.splitlines()
+    assert json.loads(line)["experimentName"] == "ab"
+    late = seldon("status", "-f", path, "-w", "-t", "0")
+    assert (late.exit_code, late.stdout) == (1, "")
+    assert late.stderr.startswith("Error: Experiment wait status timeout: experiment ab is inactive")
+
+
+def test_the_state_of_what_is_not_loaded_is_a_failure(seldon: Seldon, fed: Fed) -> None:
+    refused = seldon("status", "-f", fed("first"))
+    assert (refused.exit_code, refused.output) == (1, 'Error: no pipeline "first" is loaded\n')

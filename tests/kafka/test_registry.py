@@ -154,15 +154,17 @@ def test_an_instance_that_forgot_a_resource_says_nothing_of_it() -> None:
     assert state(found) is None
 
 
-def test_resources_are_described_by_kind_and_name() -> None:
-    assert describe(view(("a", READY, 2)), "model", NOW) == [
-        {"name": "iris", "version": 2, "state": "ready", "reason": "of a"}
-    ]
-    assert describe(view(), "pipeline", NOW) == []
+def test_a_resource_is_described_by_what_its_instances_say() -> None:
+    assert describe(view(("a", READY, 2)), ("model", "iris"), NOW) == {
+        "name": "iris",
+        "version": 2,
+        "state": "ready",
+        "reason": "of a",
+    }
 
 
 def test_a_resource_that_nobody_took_up_is_unknown() -> None:
-    [row] = describe(view(), "model", NOW)
+    row = describe(view(), ("model", "iris"), NOW)
     assert (row["state"], row["reason"]) == ("unknown", "no worker has taken it up")
 
 
