@@ -97,6 +97,7 @@ def held(address: str, target: str, name: str, share: float, calls: int) -> bool
     return abs(counted[name] - calls * share) <= 3 * math.sqrt(calls * share * (1 - share))
 
 
+@pytest.mark.timeout(300)  # thousands of calls, one after the other
 @pytest.mark.parametrize(
     ("target", "first", "second"),
     [("models/old", ":old_1:", ":new_1:"), ("pipelines/flow", ":flow.pipeline:", ":flow-new.pipeline:")],
