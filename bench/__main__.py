@@ -78,7 +78,7 @@ class Size:
 FULL = Size(
     records={"fast": 300_000, "middling": 60_000, "slow": 5_000},
     contents=("raw", "typed"),
-    works=workloads.Sizes(local=100_000, remote=20_000, tensors=400),
+    works=workloads.Sizes(local=100_000, remote=20_000, tensors=400, pipelines=50),
     grown=100_000,
     growth=growth.FULL,
     rounds=3,
@@ -96,7 +96,7 @@ FULL = Size(
 QUICK = Size(
     records={"fast": 5_000, "middling": 1_000, "slow": 200},
     contents=("raw",),
-    works=workloads.Sizes(local=2_000, remote=500, tensors=20),
+    works=workloads.Sizes(local=2_000, remote=500, tensors=20, pipelines=5),
     grown=3_000,
     growth=growth.QUICK,
     rounds=1,

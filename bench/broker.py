@@ -34,6 +34,7 @@ LEADERLESS = (
     KafkaError.NOT_LEADER_FOR_PARTITION,
     KafkaError.LEADER_NOT_AVAILABLE,
     KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError._NOENT,
 )
 
 
@@ -66,6 +67,8 @@ class Bench:
         created = self._admin.create_topics([NewTopic(name, self.partitions, 1) for name in names])
         for future in created.values():
             future.result(PATIENCE)
+        # Clients that ask for a topic before it has its leaders complain of it.
+        self.written(*names)
         settings = {"bootstrap.servers": self.address, "linger.ms": 20, "acks": "all", "message.max.bytes": 10_000_000}
         producer, inputs = Producer(settings), layout.inputs
         for number in range(count):

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 PORT = (r"port (\d+)",)
 DELAY_MS = 5
 
-PIPELINES = 50
-
 
 @dataclass(slots=True)
 class Loaded:
@@ -32,11 +30,15 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Requests of a work whose models are in the worker, of one that calls a server for each, and of 1 MB each."""
+    """Requests of a work whose models are in the worker, of one that calls a server for each, and of 1 MB each.
+
+    pipelines   how many run at once; the local requests are a multiple of it
+    """
 
     local: int
     remote: int
     tensors: int
+    pipelines: int
 
 
 def measure(bench: Bench, sizes: Sizes, rounds: int, progress: Callable[[str], None]) -> list[Loaded]:
@@ -47,7 +49,7 @@ def measure(bench: Bench, sizes: Sizes, rounds: int, progress: Callable[[str], N
         address = f"127.0.0.1:{port[1]}"
         pairs = [(works.tfsimples(), sizes.local), (works.texts(), sizes.local), (works.tensors(), sizes.tensors)]
         rows = [Row(contender, work, "raw", records) for work, records in pairs for contender in once]
-        alone = (works.join(), works.conditional(), works.many_pipelines(PIPELINES))
+        alone = (works.join(), works.conditional(), works.many_pipelines(sizes.pipelines))
         rows += [Row(once[0], work, "raw", sizes.local) for work in alone]
         remote = [make(address, stacked=stacked) for make in REMOTE for stacked in (False, True)]
         rows += [Row(once[0], work, "raw", sizes.remote) for work in remote]
