@@ -1,10 +1,11 @@
-"""One frozen Settings: flag, then environment, then default. Each field tells what it means and who reads it."""
+"""One frozen Settings: flag, environment, files, default, in this order. Each field tells what it means."""
 
 from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import InvalidSettings
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 
 AT_LEAST_ONCE, EXACTLY_ONCE = "at_least_once", "exactly_once"
 GUARANTEES = (AT_LEAST_ONCE, EXACTLY_ONCE)
+
+SECURITY_PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
+SASL_MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
@@ -28,6 +32,11 @@ class Settings:
 
     kafka_broker            HOST:PORT[,HOST:PORT] of the broker; empty: `up` starts the embedded one
     kafka_listen            where the embedded broker listens; only on this machine
+    kafka_security          PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL, as the broker's listener speaks
+    kafka_ca                PEM file of who signed the broker's certificate; empty: whom this machine trusts
+    kafka_certificate, kafka_key, kafka_key_password    our own, in PEM files, where the broker wants one
+    kafka_identification    https: the broker's certificate must be of the host that was called; none: it need not
+    kafka_sasl, kafka_user, kafka_password      how SASL is spoken, and as whom
     listen                  where the gateway listens
     namespace, topic_prefix parts of every topic, group and transactional id
     partitions              of each topic of a namespace, as joins need equal counts
@@ -49,6 +58,15 @@ class Settings:
 
     kafka_broker: str = ""
     kafka_listen: str = "127.0.0.1:9092"
+    kafka_security: str = "PLAINTEXT"
+    kafka_ca: str = ""
+    kafka_certificate: str = ""
+    kafka_key: str = ""
+    kafka_key_password: str = field(default="", repr=False)
+    kafka_identification: str = "https"
+    kafka_sasl: str = "PLAIN"
+    kafka_user: str = ""
+    kafka_password: str = field(default="", repr=False)
     listen: str = "127.0.0.1:9000"
     namespace: str = "default"
     topic_prefix: str = "seldon"
@@ -83,10 +101,8 @@ class Settings:
                 raise InvalidSettings(f"{name} is {getattr(self, name)}; it must be more than 0 seconds")
         for name in ("namespace", "topic_prefix"):
             self._check_topic_part(name)
-        if self.processing_guarantee not in ("", *GUARANTEES):
-            raise InvalidSettings(
-                f'processing_guarantee is "{self.processing_guarantee}"; it must be one of {", ".join(GUARANTEES)}'
-            )
+        self._check_choice("processing_guarantee", ("", *GUARANTEES))
+        self._check_kafka()
 
         if self.kafka_broker and not all(map(_BROKER.fullmatch, self.kafka_broker.split(","))):
             raise InvalidSettings(
@@ -94,6 +110,20 @@ class Settings:
             )
         if self.log_level.upper() not in LOG_LEVELS:
             raise InvalidSettings(f'log_level is "{self.log_level}"; it must be one of {", ".join(LOG_LEVELS)}')
+
+    def _check_kafka(self) -> None:
+        self._check_choice("kafka_security", SECURITY_PROTOCOLS)
+        self._check_choice("kafka_sasl", SASL_MECHANISMS)
+        self._check_choice("kafka_identification", ("https", "none"))
+        if self.kafka_security.startswith("SASL") and not (self.kafka_user and self.kafka_password):
+            raise InvalidSettings(f"kafka_security is {self.kafka_security}; set kafka_user and kafka_password too")
+        if self.kafka_key and not self.kafka_certificate:
+            raise InvalidSettings("kafka_key is set; set kafka_certificate too")
+
+    def _check_choice(self, name: str, choices: tuple[str, ...]) -> None:
+        value = getattr(self, name)
+        if value not in choices:
+            raise InvalidSettings(f'{name} is "{value}"; it must be one of {", ".join(filter(None, choices))}')
 
     def _check_topic_part(self, name: str) -> None:
         if not legal_prefix(getattr(self, name)):
@@ -114,6 +144,15 @@ ENVIRONMENT: tuple[tuple[str, str], ...] = (
     ("SELDON_KAFKA_REPLICATION_FACTOR", "replication_factor"),
     ("SELDON_KAFKA_MAX_MESSAGE_SIZE_BYTES", "max_message_bytes"),
     ("SELDON_KAFKA_LISTEN", "kafka_listen"),
+    ("SELDON_KAFKA_SECURITY_PROTOCOL", "kafka_security"),
+    ("SELDON_KAFKA_SSL_CA_LOCATION", "kafka_ca"),
+    ("SELDON_KAFKA_SSL_CERTIFICATE_LOCATION", "kafka_certificate"),
+    ("SELDON_KAFKA_SSL_KEY_LOCATION", "kafka_key"),
+    ("SELDON_KAFKA_SSL_KEY_PASSWORD", "kafka_key_password"),
+    ("SELDON_KAFKA_SSL_ENDPOINT_IDENTIFICATION_ALGORITHM", "kafka_identification"),
+    ("SELDON_KAFKA_SASL_MECHANISM", "kafka_sasl"),
+    ("SELDON_KAFKA_SASL_USERNAME", "kafka_user"),
+    ("SELDON_KAFKA_SASL_PASSWORD", "kafka_password"),
     ("SELDON_TOPIC_PREFIX", "topic_prefix"),
     ("SELDON_REQUEST_TIMEOUT", "request_timeout"),
     ("SELDON_MAX_IN_FLIGHT", "max_in_flight"),
@@ -129,13 +168,17 @@ ENVIRONMENT: tuple[tuple[str, str], ...] = (
 )
 
 
-def load(flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> Settings:
-    """Settings from flags (None: not given), then the environment, then the defaults.
+def load(
+    flags: Mapping[str, Any],
+    environment: Mapping[str, str] = os.environ,
+    files: Mapping[str, Any] = MappingProxyType({}),
+) -> Settings:
+    """Settings from flags (None: not given), then the environment, then what files say, then the defaults.
 
     Raises InvalidSettings, naming the variable or flag, its value and what would do.
     """
-    kinds = {field.name: type(field.default) for field in fields(Settings)}
-    found: dict[str, Any] = {}
+    kinds = {each.name: type(each.default) for each in fields(Settings)}
+    found: dict[str, Any] = dict(files)
     for variable, name in ENVIRONMENT:
         if environment.get(variable):
             found[name] = _parse(environment[variable], kinds[name], variable)

@@ -26,6 +26,16 @@ def test_of_two_variables_the_later_wins() -> None:
     assert load({}, given).partitions == 4
 
 
+def test_the_environment_wins_over_files() -> None:
+    said = {"partitions": 4, "namespace": "ns"}
+    found = load({}, {"KAFKA_DEFAULT_NUM_PARTITIONS": "3"}, said)
+    assert (found.partitions, found.namespace) == (3, "ns")
+
+
+def test_secrets_are_not_shown() -> None:
+    assert "hush" not in repr(Settings(kafka_password="hush", kafka_key_password="hush"))
+
+
 def test_an_empty_variable_is_none() -> None:
     assert load({}, {"POD_NAMESPACE": ""}).namespace == "default"
 
@@ -79,6 +89,19 @@ def test_a_broker_is_named_by_its_addresses(broker: str) -> None:
         ({"kafka_broker": "a:b:c"}, 'kafka_broker is "a:b:c"; write HOST:PORT, or several with commas between them'),
         ({"kafka_broker": "a:1,"}, 'kafka_broker is "a:1,"; write HOST:PORT, or several with commas between them'),
         ({"log_level": "loud"}, 'log_level is "loud"; it must be one of DEBUG, INFO, WARNING, ERROR, CRITICAL'),
+        (
+            {"kafka_security": "TLS"},
+            'kafka_security is "TLS"; it must be one of PLAINTEXT, SSL, SASL_PLAINTEXT, SASL_SSL',
+        ),
+        (
+            {"kafka_sasl": "OAUTHBEARER"},
+            'kafka_sasl is "OAUTHBEARER"; it must be one of PLAIN, SCRAM-SHA-256, SCRAM-SHA-512',
+        ),
+        (
+            {"kafka_security": "SASL_SSL", "kafka_user": "u"},
+            "kafka_security is SASL_SSL; set kafka_user and kafka_password too",
+        ),
+        ({"kafka_key": "k.pem"}, "kafka_key is set; set kafka_certificate too"),
         ({"transaction_timeout": 0.0}, "transaction_timeout is 0.0; it must be more than 0 seconds"),
     ],
 )

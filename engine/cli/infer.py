@@ -8,17 +8,18 @@ import re
 import time
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import quote
 
 import click
 
+from engine.cli import configs
 from engine.errors import EngineError
 from engine.settings import host_and_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
     from typing import BinaryIO
 
 Pairs = list[tuple[str, str]]
@@ -283,7 +284,7 @@ class Session:
 
 def session_path() -> Path:
     """Where the reference keeps its session, beside its configs."""
-    return Path.home() / ".config" / "seldon" / "cli" / "session"
+    return configs.folder() / "session"
 
 
 class _GoFlags(click.Command):
@@ -312,8 +313,8 @@ _host = click.option(
     "--inference-host",
     envvar="SELDON_INFER_HOST",
     # The reference's; calling it reaches this machine.
-    default="0.0.0.0:9000",
-    show_default=True,
+    default=lambda: configs.active().infer_host or "0.0.0.0:9000",
+    show_default="0.0.0.0:9000",
     metavar="HOST:PORT",
     help="The gateway.",
 )

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from engine.cli import options
 from engine.cli.printing import plain
-from engine.errors import InvalidSettings, UnknownResource
+from engine.errors import UnknownResource
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,13 +36,6 @@ TRUNCATED = 120
 )
 @click.option("--request-id", default="", metavar="ID", help="Show this request only.")
 @options.kafka
-@click.option(
-    "--kafka-config-path",
-    type=click.Path(),
-    envvar="SELDON_KAFKA_CONFIG_PATH",
-    metavar="FILE",
-    help="JSON with bootstrap.servers and topicPrefix.",
-)
 @click.option("--scheduler-host", hidden=True, expose_value=False, help="Accepted, without effect.")
 @click.option("--authority", hidden=True, expose_value=False, help="Accepted, without effect.")
 @click.option("-v", "--verbose", is_flag=True, help="Show the records' headers too.")
@@ -54,7 +46,6 @@ def inspect(
     form: str,
     offset: int,
     request_id: str,
-    kafka_config_path: str | None,
     timeout_secs: float,
     *,
     verbose: bool,
@@ -73,7 +64,7 @@ def inspect(
     """  # noqa: D301  click's own mark for a paragraph that is not to be wrapped
     from engine import inspect as inspection
 
-    settings = options.settings(_with_config(kafka_config_path, flags), default_broker=True)
+    settings = options.settings(flags, default_broker=True)
     # A command's errors are ours to print; the client would print its own before.
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     found = asyncio.run(
@@ -91,20 +82,6 @@ def inspect(
         click.echo(line)
     if not any(item.records for item in found):
         click.echo(f"{expression}: no records yet", err=True)
-
-
-def _with_config(path: str | None, flags: dict[str, Any]) -> dict[str, Any]:
-    """The flags, and what a Kafka configuration file says where no flag does."""
-    if path is None or not Path(path).is_file():
-        return flags
-    try:
-        config = json.loads(Path(path).read_bytes())
-    except (OSError, ValueError) as error:
-        raise InvalidSettings(f"--kafka-config-path {path}: it cannot be read as JSON: {error}") from None
-    if not isinstance(config, dict):
-        raise InvalidSettings(f"--kafka-config-path {path}: it holds no JSON object")
-    found = {"kafka_broker": config.get("bootstrap.servers"), "topic_prefix": config.get("topicPrefix")}
-    return {**flags, **{name: flags.get(name) or value for name, value in found.items()}}
 
 
 def _lines(found: Sequence[TopicRecords], *, verbose: bool, truncate: bool) -> list[str]:

@@ -8,7 +8,7 @@ import sys
 import click
 
 from engine import __version__
-from engine.cli import control, infer, inspecting, plans, redriving, serve
+from engine.cli import configs, control, infer, inspecting, plans, redriving, serve
 from engine.errors import EngineError, InvalidInput, InvalidResources, InvalidSettings
 
 # A full disk, a file that may not grow, a quota, a disk that was mounted read-only.
@@ -69,6 +69,7 @@ def experiment() -> None:
     """Split the calls of a model or a pipeline between several, by weight."""
 
 
+main.add_command(configs.config)
 for command in (serve.up, serve.worker, serve.gateway, control.load, control.unload, control.status):
     main.add_command(command)
 for command in (

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from engine.cli import configs, files
 from engine.settings import GUARANTEES
 from engine.settings import load as load_settings
 
@@ -31,6 +32,13 @@ kafka = _together(
     click.option("--kafka-broker", metavar="HOST:PORT", help="The Kafka broker."),
     click.option("--namespace", metavar="NS", help="The namespace: part of every topic's name. [default: default]"),
     click.option("--topic-prefix", metavar="P", help="What topics' names begin with. [default: seldon]"),
+    click.option(
+        "--kafka-config-path",
+        type=click.Path(),
+        envvar="SELDON_KAFKA_CONFIG_PATH",
+        metavar="FILE",
+        help="JSON with the broker, TLS and SASL: kafka.json.",
+    ),
 )
 
 topics = _together(
@@ -57,8 +65,13 @@ accepted = _together(
 
 
 def settings(flags: dict[str, Any], *, default_broker: bool = False) -> Settings:
-    """Settings from a command's flags; a client of a broker that is named nowhere looks on this machine."""
-    found = load_settings(flags)
-    if default_broker and not found.kafka_broker:
-        found = load_settings({**flags, "kafka_broker": DEFAULT_BROKER})
-    return found
+    """Settings from a command's flags, the environment, a Kafka configuration file and the active config.
+
+    With `default_broker`, that is for what needs a broker that is there: where the active config names none either, it
+    is looked for on this machine.
+    """
+    given = {name: value for name, value in flags.items() if name != "kafka_config_path"}
+    said: dict[str, Any] = {"kafka_broker": DEFAULT_BROKER, **configs.active().settings} if default_broker else {}
+    if path := flags.get("kafka_config_path"):
+        said |= files.kafka(path)
+    return load_settings(given, files=said)

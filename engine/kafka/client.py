@@ -14,6 +14,7 @@ from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 from aiokafka.protocol.metadata import MetadataRequest
 
 from engine.errors import BrokerReplaced, BrokerUnavailable, UnequalPartitions
+from engine.kafka.security import security
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -66,8 +67,12 @@ _DESCRIBE_CONFIGS = 32
 
 
 def connection(settings: Settings) -> dict[str, Any]:
-    """What every client needs to reach the broker."""
-    return {"bootstrap_servers": settings.kafka_broker.split(","), "client_id": settings.topic_prefix}
+    """What every client needs to reach the broker. Raises InvalidSettings for certificates that cannot be used."""
+    return {
+        "bootstrap_servers": settings.kafka_broker.split(","),
+        "client_id": settings.topic_prefix,
+        **security(settings),
+    }
 
 
 def new_producer(settings: Settings, *, idempotent: bool = False) -> AIOKafkaProducer:

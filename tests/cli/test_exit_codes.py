@@ -54,8 +54,9 @@ KAFKA = {
 }
 GATEWAY = {"model infer": ("m", "{}"), "model metadata": ("m",), "pipeline infer": ("p", "{}")}
 FILES = [name for name, arguments in KAFKA.items() if "-f" in arguments]
+CONFIG = ("add", "activate", "deactivate", "list", "remove")
 # Those that start something on their own, or need neither.
-OTHERS = {"up", "pipeline graph", "pipeline try"}
+OTHERS = {"up", "pipeline graph", "pipeline try", *(f"config {verb}" for verb in CONFIG)}
 
 EXPERIMENT = """\
 ---
@@ -124,6 +125,14 @@ def test_a_namespace_that_cannot_be_is_wrong_input(name: str, file: str) -> None
     fails(seldon(name, *arguments, "--namespace", "a.b"), 2)
 
 
+@pytest.mark.parametrize("name", [*KAFKA, "up"])
+def test_a_kafka_json_that_cannot_be_is_wrong_input(name: str, file: str, tmp_path: Path) -> None:
+    path = tmp_path / "kafka.json"
+    path.write_text('{"consumers": {}}')
+    arguments = [file] if name == "up" else [file if each == FILE else each for each in KAFKA[name]]
+    fails(seldon(name, *arguments, "--kafka-config-path", str(path)), 2)
+
+
 @pytest.mark.parametrize("name", [*FILES, "status", "model unload", "model infer", "pipeline infer"])
 def test_a_file_that_is_not_there_is_wrong_input(name: str, tmp_path: Path) -> None:
     arguments = ["m"] if name.endswith("infer") else []
@@ -139,7 +148,7 @@ def test_a_path_that_is_not_there_is_wrong_input(name: str, tmp_path: Path) -> N
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_with_faults_is_wrong_input(name: str, tmp_path: Path) -> None:
     path = tmp_path / "bad.yaml"
-    path.write_text("kind: Pipelin\n")
+    path.write_text("kind: Pipe\n")
     fails(seldon(name, "-f", str(path)), 2)
 
 

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from engine.cli.inspecting import TRUNCATED, inspect
-from engine.errors import EngineError
+from engine.errors import EngineError, InvalidSettings
 from engine.inspect import Source, TopicRecords
 from engine.protocol import messages
 from engine.protocol.record import Record, Side
@@ -165,9 +165,10 @@ def test_a_kafka_config_says_where_to_look_unless_a_flag_does(reading: Reading, 
     assert reading.settings.kafka_broker == "c:1"
 
 
-def test_a_kafka_config_that_is_not_there_is_passed_over(reading: Reading, tmp_path: Path) -> None:
-    assert run("p", "--kafka-config-path", str(tmp_path / "none.json")).exit_code == 0
-    assert reading.settings.kafka_broker == "127.0.0.1:9092"
+def test_a_kafka_config_that_is_not_there_is_refused(reading: Reading, tmp_path: Path) -> None:
+    result = run("p", "--kafka-config-path", str(tmp_path / "none.json"))
+    assert isinstance(result.exception, InvalidSettings)
+    assert reading.asked == {}
 
 
 @pytest.mark.parametrize("args", [("--offset", "0", "p"), ("--format", "xml", "p"), ()])
