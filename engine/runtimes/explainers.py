@@ -115,7 +115,7 @@ class ExplainerRuntime:
         self.threads = int(parameters.get(options.THREADS, DEFAULT_THREADS))
         self._explained, self._find_background = explained, background
         self._background: Background | None = None
-        self._version = ""
+        self._version, self._broken = "", False
         self._trees: Trees | None = None
         self._executor: ThreadPoolExecutor | None = None
         # Threads that explain, also for somebody who does not wait any more: the next explanation's time begins when
@@ -124,7 +124,7 @@ class ExplainerRuntime:
         self._ways: set[_WayBack] = set()
 
     async def load(self) -> None:
-        """Import shap and read the background, off the event loop; RuntimeUnavailable says what is missing."""
+        """Read the background and the trees, off the event loop; RuntimeUnavailable says what is missing."""
         executor = ThreadPoolExecutor(self.threads, thread_name_prefix=f"{THREADS_PREFIX}{self.name}")
         try:
             await asyncio.get_running_loop().run_in_executor(executor, self._load)
@@ -143,7 +143,7 @@ class ExplainerRuntime:
 
     async def ready(self) -> bool:
         """Whether it is loaded; whether what it explains would answer is for those to say who have that."""
-        return self._executor is not None
+        return self._executor is not None and not self._broken
 
     async def metadata(self) -> Any:
         """Its one output; the inputs are those of what it explains."""
@@ -208,13 +208,8 @@ class ExplainerRuntime:
     # From here on: what runs on the explainer's threads.
 
     def _load(self) -> None:
-        try:
-            with modules.importing:
-                self._version = shapley.load()
-        except Exception as error:
-            # Not only ImportError: its libraries check each other's versions in many ways.
-            reason = f'explainers need shap: {error}; pip install "millrace[explain]"'
-            raise RuntimeUnavailable(self.name, reason) from error
+        if not shapley.is_installed():
+            raise RuntimeUnavailable(self.name, _NEEDS_SHAP)
         if self._find_background is not None:
             path = self._find_background()
             try:
@@ -223,6 +218,18 @@ class ExplainerRuntime:
                 raise RuntimeUnavailable(self.name, f"the background data {path} cannot be read: {error}") from error
         if self.type == TREE_SHAP:
             self._trees = self._read_trees()
+
+    def _import_shap(self) -> None:
+        """By the first explanation: to import it when it loads made `seldon up` a second slower."""
+        if self._version:
+            return
+        try:
+            with modules.importing:
+                self._version = shapley.load()
+        except Exception as error:
+            # Not only ImportError: its libraries check each other's versions in many ways.
+            self._broken = True
+            raise ModelFailed(f'explainer "{self.name}": {_NEEDS_SHAP}; importing it raised {error}') from error
 
     def _read_trees(self) -> Trees:
         native = self._explained.native()
@@ -233,6 +240,7 @@ class ExplainerRuntime:
                 f"{self._explained.title} is none; use type {KERNEL_SHAP}, which only asks it",
             )
         try:
+            self._import_shap()
             return Trees(native, self._background.rows if self._background is not None else None)
         except Exception as error:
             raise RuntimeUnavailable(
@@ -240,6 +248,7 @@ class ExplainerRuntime:
             ) from error
 
     def _explain_blocking(self, columns: Columns, way: _WayBack) -> Columns:
+        self._import_shap()
         texts = Texts.of(columns)
         if texts is not None and self.type == TREE_SHAP:
             raise InvalidInput(f"{TREE_SHAP} explains rows of numbers, and was given text; use type {KERNEL_SHAP}")
@@ -311,6 +320,8 @@ class ExplainerRuntime:
             },
         }
 
+
+_NEEDS_SHAP = 'explainers need shap; pip install "millrace[explain]"'
 
 _ALIBI = {KERNEL_SHAP: ("KernelShap", "blackbox"), TREE_SHAP: ("TreeShap", "whitebox")}
 

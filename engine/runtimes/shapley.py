@@ -1,6 +1,6 @@
 """Shapley values by shap: Kernel SHAP of any function of rows, and of text, and Tree SHAP of trees. Nothing waits here.
 
-shap takes seconds to import, so it is imported by whoever explains first, and never with this module.
+shap takes a second to import, and several where scikit-learn is not there yet: whoever explains first imports it.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import importlib
 import logging
 from collections import deque
 from dataclasses import dataclass
+from importlib.util import find_spec
 from types import FunctionType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -41,6 +42,11 @@ class Values:
     base: Array
     shap: Array
     answer: Array
+
+
+def is_installed() -> bool:
+    """Whether shap could be imported, as far as can be told without importing it."""
+    return find_spec("shap") is not None
 
 
 def load() -> str:

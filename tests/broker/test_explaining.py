@@ -149,7 +149,7 @@ def test_references_to_nothing_are_refused_before_anything_starts(broker: str, n
 def test_without_shap_all_else_comes_up_and_the_explainers_say_what_is_missing(
     seldon_up: Callable[..., Product], broker: str, namespace: str, tmp_path: Any
 ) -> None:
-    (tmp_path / "shap.py").write_text("raise ModuleNotFoundError(\"No module named 'shap'\", name='shap')\n")
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['shap'] = None\n")
     product = seldon_up("up", SAMPLES, settings={"PYTHONPATH": str(tmp_path)}).start()
     listed = seldon("model", "list", "--kafka-broker", broker, "--namespace", namespace).out
     [line] = [line for line in listed.splitlines() if line.startswith("mood-explainer")]

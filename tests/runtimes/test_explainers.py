@@ -389,16 +389,28 @@ async def test_trees_that_are_elsewhere_or_none_are_refused_with_what_to_use(tmp
 
 async def test_without_shap_it_is_told_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "shap", None)
-    with pytest.raises(RuntimeUnavailable, match=r'need shap: .*; pip install "millrace\[explain\]"'):
+    with pytest.raises(RuntimeUnavailable, match=r'explainers need shap; pip install "millrace\[explain\]"'):
         await make(tmp_path, model(), Scripted(counted))
 
 
+async def test_a_shap_that_cannot_be_imported_is_told_and_the_explainer_is_not_ready(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = await make(tmp_path, model(), Scripted(counted))
+    monkeypatch.setitem(sys.modules, "shap", None)
+    error = await outcome(runtime, numbers(ROW))
+    assert isinstance(error, ModelFailed)
+    assert "explainers need shap" in str(error)
+    assert not await runtime.ready()
+
+
 async def test_shap_waits_until_no_model_imports_what_both_need(tmp_path: Path) -> None:
+    runtime = await make(tmp_path, model(), Scripted(counted))
     with modules.importing:
-        loading = asyncio.ensure_future(make(tmp_path, model(), Scripted(counted)))
-        done, _ = await asyncio.wait([loading], timeout=0.1)
+        explaining = asyncio.ensure_future(outcome(runtime, numbers(ROW)))
+        done, _ = await asyncio.wait([explaining], timeout=0.1)
         assert not done
-    assert await (await loading).ready()
+    assert len(await explaining) == 1
 
 
 async def test_background_that_is_missing_wrong_or_elsewhere_is_told(tmp_path: Path) -> None:
