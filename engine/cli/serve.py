@@ -41,8 +41,10 @@ RETRY_SECONDS = 0.5
 COLLECT_SECONDS = 60.0
 COLLECT_SHARE = 0.001
 
-# How many heaps there may be, as glibc's malloc.h numbers what can be set.
-_M_ARENA_MAX = -8
+# As glibc's malloc.h numbers what can be set: how many heaps there may be, and from which size on memory is the
+# system's own, given back as soon as it is free.
+_M_ARENA_MAX, _M_MMAP_THRESHOLD = -8, -3
+_LARGE_BYTES = 1 << 20
 
 # A thread of a model that was unloaded ends at once, unless its call hangs.
 HANGING_SECONDS = 1.0
@@ -105,7 +107,7 @@ def gateway(paths: tuple[str, ...], **flags: Any) -> None:
 
 def _serve(paths: tuple[str, ...], flags: dict[str, Any], *, broker: bool, worker: bool, gateway: bool) -> None:
     since = time.monotonic()
-    _keep_one_heap()
+    _keep_heap_small()
     # Slow to import, and of no use to the other commands.
     from engine import app
 
@@ -227,17 +229,19 @@ async def _start(process: Process, since: float, quiet: Callable[[], None]) -> N
         click.echo(f"not ready: {kind} {name}: {reason}", err=True)
 
 
-def _keep_one_heap() -> None:
-    """Have all threads share one heap of the C library, before any of them makes one of its own.
+def _keep_heap_small() -> None:
+    """Have all threads share one heap of the C library, and no large buffers in it.
 
-    What one thread allocates another one frees, and bursts leave holes in each heap: with a heap for each thread a
-    worker under load grew by 7 MB in twenty minutes though it used no more than before; with one it stays as it is.
-    Python's own lock keeps the threads apart anyway.
+    What one thread allocates another one frees, and with the first large buffer that is freed glibc takes all that are
+    smaller from the heap, too: bursts leave holes then, and a worker under load with a fault each minute grew by 7 MB
+    in twenty minutes though it used no more than before. So it stays as it is. From 128 KB on instead of 1 MB, calls
+    with tensors of 256 KB cost two to five times the CPU; Python's own lock keeps the threads apart anyway.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     # Only glibc has both; musl, for one, has a single heap to begin with.
     if mallopt is not None and platform.libc_ver()[0] == "glibc":
         mallopt(_M_ARENA_MAX, 1)
+        mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
 
 
 def _relax_collector() -> None:
