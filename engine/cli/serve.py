@@ -20,7 +20,7 @@ import click
 from rich.console import Console
 
 from engine import __version__
-from engine.cli import fleet, options
+from engine.cli import options
 from engine.errors import BrokerReplaced, BrokerUnavailable, UnequalPartitions
 
 if TYPE_CHECKING:
@@ -84,6 +84,9 @@ def worker(paths: tuple[str, ...], processes: int, **flags: Any) -> None:
       seldon worker pipelines/ --kafka-broker localhost:9092 --processes 4
     """  # noqa: D301  click's own mark for a paragraph that is not to be wrapped
     if processes > 1:
+        # Slow to import, and of no use to the other commands.
+        from engine.cli import fleet
+
         fleet.run(fleet.command(paths, flags), processes)
     else:
         _serve(paths, flags, broker=False, worker=True, gateway=False)
