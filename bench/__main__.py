@@ -78,7 +78,7 @@ class Size:
 FULL = Size(
     records={"fast": 300_000, "middling": 60_000, "slow": 5_000},
     contents=("raw", "typed"),
-    works=workloads.Sizes(local=100_000, remote=20_000, tensors=400, pipelines=50),
+    works=workloads.Sizes(local=100_000, remote=40_000, tensors=400, pipelines=50),
     grown=100_000,
     growth=growth.FULL,
     rounds=3,

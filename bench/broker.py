@@ -70,20 +70,23 @@ class Bench:
         # Clients that ask for a topic before it has its leaders complain of it.
         self.written(*names)
         settings = {"bootstrap.servers": self.address, "linger.ms": 20, "acks": "all", "message.max.bytes": 10_000_000}
-        producer, inputs = Producer(settings), layout.inputs
-        for number in range(count):
-            value = layout.work.request(number, contents)
-            place = inputs[number % len(inputs)], number // len(inputs) % self.partitions
-            while True:
-                try:
-                    producer.produce(place[0], value, str(number), place[1], headers=list(HEADERS))
-                    break
-                except BufferError:
-                    producer.poll(0.1)
-            if not number % 1000:
-                producer.poll(0)
-        if left := producer.flush(PATIENCE):
-            raise RuntimeError(f"{left} of {count} records could not be written beforehand")
+        with Producer({**settings, "log_level": 0}) as producer:
+            for number in range(count):
+                self._produce(producer, layout, number, contents)
+            if left := producer.flush(PATIENCE):
+                raise RuntimeError(f"{left} of {count} records could not be written beforehand")
+
+    def _produce(self, producer: Any, layout: Layout, number: int, contents: Contents) -> None:
+        inputs, value = layout.inputs, layout.work.request(number, contents)
+        topic, partition = inputs[number % len(inputs)], number // len(inputs) % self.partitions
+        while True:
+            try:
+                producer.produce(topic, value, str(number), partition, headers=list(HEADERS))
+                break
+            except BufferError:
+                producer.poll(0.1)
+        if not number % 1000:
+            producer.poll(0)
 
     def remove(self, layout: Layout) -> None:
         """Delete all that a contender has made, so that the next one finds the same broker."""
