@@ -8,7 +8,7 @@ import sys
 import click
 
 from engine import __version__
-from engine.cli import configs, control, infer, inspecting, plans, redriving, serve
+from engine.cli import completion, configs, control, infer, inspecting, plans, redriving, serve
 from engine.errors import EngineError, InvalidInput, InvalidResources, InvalidSettings
 
 # A full disk, a file that may not grow, a quota, a disk that was mounted read-only.
@@ -56,20 +56,36 @@ def main() -> None:
 
 @main.group()
 def model() -> None:
-    """Load, call and look at models."""
+    """Load, call and look at models.
+
+    \b
+    Example:
+      seldon model list
+    """  # noqa: D301  click's own mark for a paragraph that is not to be wrapped
 
 
 @main.group()
 def pipeline() -> None:
-    """Load, call and look at pipelines."""
+    """Load, call and look at pipelines.
+
+    \b
+    Example:
+      seldon pipeline infer tfsimples -f request.json
+    """  # noqa: D301  click's own mark for a paragraph that is not to be wrapped
 
 
 @main.group()
 def experiment() -> None:
-    """Split the calls of a model or a pipeline between several, by weight."""
+    """Split the calls of a model or a pipeline between several, by weight.
+
+    \b
+    Example:
+      seldon experiment start -f pipelines/experiment.yaml
+    """  # noqa: D301  click's own mark for a paragraph that is not to be wrapped
 
 
 main.add_command(configs.config)
+main.add_command(completion.completion)
 for command in (serve.up, serve.worker, serve.gateway, control.load, control.unload, control.status):
     main.add_command(command)
 for command in (

@@ -56,7 +56,7 @@ GATEWAY = {"model infer": ("m", "{}"), "model metadata": ("m",), "pipeline infer
 FILES = [name for name, arguments in KAFKA.items() if "-f" in arguments]
 CONFIG = ("add", "activate", "deactivate", "list", "remove")
 # Those that start something on their own, or need neither.
-OTHERS = {"up", "pipeline graph", "pipeline try", *(f"config {verb}" for verb in CONFIG)}
+OTHERS = {"up", "completion", "pipeline graph", "pipeline try", *(f"config {verb}" for verb in CONFIG)}
 
 EXPERIMENT = """\
 ---
@@ -106,8 +106,10 @@ def test_a_flag_that_there_is_not_is_wrong_input(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_help_is_no_failure(name: str) -> None:
-    assert seldon(name, "--help").exit_code == 0
+def test_help_is_no_failure_and_shows_an_example(name: str) -> None:
+    result = seldon(name, "--help")
+    assert result.exit_code == 0
+    assert f"Example:\n    seldon {name}" in result.stdout
 
 
 @pytest.mark.parametrize("name", KAFKA)
