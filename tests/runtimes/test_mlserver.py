@@ -65,7 +65,7 @@ def test_the_outputs_that_the_resource_asks_for_are_computed(artefact: Path) -> 
 def test_labels_of_text_are_text(tmp_path: Path) -> None:
     artefact = train(tmp_path, ["setosa"] * 3 + ["versicolor"] * 3)
     [(_, labels)] = call(artefact, [[1.4, 0.2], [4.8, 1.5]])
-    assert np.array(labels).reshape(-1).tolist() == [b"setosa", b"versicolor"]
+    assert np.array(labels).reshape(-1).tolist() == ["setosa", "versicolor"]
 
 
 def test_tensors_that_the_model_was_not_made_for_are_refused(artefact: Path) -> None:
