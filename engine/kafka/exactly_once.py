@@ -8,6 +8,7 @@ made anew, by which the broker ends what was open; whether a commit of which no 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -161,7 +162,7 @@ class ExactlyOnce(Checkpoints):
             for partition, place in places.items()
         }
         units = self._units()
-        records, owners = _records(units)
+        records = _records(units)
         try:
             if not producer.usable:
                 await self._reset(producer)
@@ -175,7 +176,7 @@ class ExactlyOnce(Checkpoints):
         except BatchTooLarge as error:
             await self._reset(producer)
             if not self._transactions.too_large(error):
-                self._put_error_in_place(owners[error.place][error.first])
+                self._put_error_in_place(_owner(units, error.place, error.first))
             return RETRY_SECONDS / 100
         except Unclear as error:
             log.warning("group %s: no answer to a commit (%s); reading back", self._intake.group, error)
@@ -261,17 +262,21 @@ class ExactlyOnce(Checkpoints):
                 tell(held)
 
 
-def _records(units: Sequence[Any]) -> tuple[dict[TopicPlace, list[Record]], dict[TopicPlace, list[Any]]]:
-    """The records of each partition in their order, and whose each is."""
+def _records(units: Sequence[Any]) -> dict[TopicPlace, list[Record]]:
+    """The records of each partition in their order."""
     records: dict[TopicPlace, list[Record]] = {}
-    owners: dict[TopicPlace, list[Any]] = {}
     for unit in units:
         key = unit.key
         for topic, partition, value, headers in unit.records:
             place = (topic, partition)
             found = records.get(place)
             if found is None:
-                found, owners[place] = records.setdefault(place, []), []
+                found = records[place] = []
             found.append((key, value, headers))
-            owners[place].append(unit)
-    return records, owners
+    return records
+
+
+def _owner(units: Sequence[Any], place: TopicPlace, number: int) -> Any:
+    """Whose the record is that stands as the so many-th of a partition, counted from 0."""
+    owners = (unit for unit in units for record in unit.records if (record[0], record[1]) == place)
+    return next(itertools.islice(owners, number, None))
