@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -341,18 +342,24 @@ def test_workers_of_one_command_share_the_requests_and_one_that_dies_is_replaced
     running = seldon_up("worker", write(tmp_path / "models", says), processes=2).start()
     wait_until(lambda: running.out.count("ready in") == 2, lambda: running.said, 45)
 
-    def who_answers(first: int) -> set[int]:
+    firsts = itertools.count(0, 200)
+
+    def who_answers() -> set[int]:
+        first = next(firsts)
         wanted = {str(number) for number in range(first, first + 200)}
         with kafka.tap(ends[1]) as tap:
             kafka.send_many(ends[0], numbered(200, first))
             tap.until(lambda tap: wanted <= {record.request_id for record in tap.seen}, "answers", READ_DEADLINE)
         return {values(record.response, "PID")[0] for record in tap.seen if record.request_id in wanted}
 
-    both = who_answers(0)
-    assert len(both) == 2, "each has its half of the partitions"
-    victim = min(both)
+    def both() -> set[int] | None:
+        found = who_answers()
+        return found if len(found) == 2 else None
+
+    # Each has its half of the partitions, once the group has settled.
+    victim = min(wait_until(both, "answers of both workers", READ_DEADLINE))
     os.kill(victim, signal.SIGKILL)
     wait_until(lambda: running.out.count("ready in") == 3, lambda: running.said, 45)
-    assert victim not in who_answers(200)
+    assert victim not in who_answers()
     running.stop()
     assert "SIGKILL; starting it again in 0.5 s" in running.err
