@@ -1,6 +1,6 @@
 """Models in processes of their own: for code that holds Python's lock, that may crash, or that eats memory.
 
-A process that dies takes one call with it, and the call is made once more in a new process. One that does not answer in
+A process that dies takes one call with it, and the call is made again in a new process. One that does not answer in
 time is ended, which a thread cannot be.
 """
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from engine.runtimes.function import Array, Arrays
 
 # Calls whose process died: so many processes may die of one call before it is told to be at fault.
-TRIES = 2
+TRIES = 3
 
 # A process that is told to end and does not is killed after so long.
 END_SECONDS = 2.0
@@ -81,18 +81,18 @@ class _Pool:
         return loaded[0]
 
     def call(self, arrays: Arrays) -> Sequence[tuple[str, Array]]:
-        """One call by a process that has none; once more by a new one when it dies."""
+        """One call by a process that has none; again by a new one when it dies."""
         process = self._idle.get()
         try:
             for _ in range(TRIES):
-                if process is None:
-                    process = self._restarted()
                 try:
+                    process = self._living(process)
                     return process.ask(arrays, self._timeout)
                 except _Died as death:
                     how, process = f"{death}", None
                 except TimedOut:
-                    process.end()
+                    if process is not None:
+                        process.end()
                     process = None
                     raise TimedOut(f'model "{self._name}" gave no answer in {self._timeout:g} s') from None
             raise ModelFailed(f"its process ended {TRIES} times with this request, at last {how}")
@@ -106,11 +106,22 @@ class _Pool:
                 if (process := self._idle.get_nowait()) is not None:
                     process.end()
 
+    def _living(self, process: _Process | None) -> _Process:
+        """The process, or a new one; that one has died since its last call is not the next one's doing."""
+        if process is not None and process.alive:
+            return process
+        if process is not None:
+            process.end()
+        return self._restarted()
+
     def _restarted(self) -> _Process:
+        """A new process that has loaded the model; _Died when it was ended meanwhile."""
         process = _Process()
         try:
             self._loaded(process)
         except RuntimeUnavailable as error:
+            if process.killed:
+                raise _Died("while it was started again") from error
             process.end()
             raise ModelFailed(f"its process ended and cannot be started again: {error.reason}") from error
         return process
@@ -160,6 +171,15 @@ class _Process:
             raise answer
         given: Sequence[tuple[str, Array]] = answer
         return given
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    @property
+    def killed(self) -> bool:
+        """Whether a signal has ended it."""
+        return (self._process.poll() or 0) < 0
 
     def receive(self, timeout: float) -> Any:
         try:

@@ -131,7 +131,7 @@ def test_a_process_that_dies_costs_one_more_call(tmp_path: Path) -> None:
 
 def test_a_request_that_ends_every_process_fails_and_the_next_is_answered(tmp_path: Path) -> None:
     with served(tmp_path) as function:
-        with pytest.raises(ModelFailed, match="its process ended 2 times with this request, at last by SIGSEGV"):
+        with pytest.raises(ModelFailed, match="its process ended 3 times with this request, at last by SIGSEGV"):
             ask(function, "crash")
         assert ask(function, "well")
 
