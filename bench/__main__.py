@@ -149,7 +149,7 @@ def main(
 
         if FOREIGN & set(wanted):
             progress("installing the peers into .venv-bench")
-            if reason := environment.ensure():
+            if reason := environment.PEERS.ensure():
                 raise click.ClickException(reason)
         _alone(results, size, wanted, progress)
         if {*CONTENDERS, *ON_KAFKA} & set(wanted):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +16,11 @@ from confluent_kafka import (
 )
 from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 
-from bench import ROOT
+from bench import suite
 from bench.chain import HEADERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from types import ModuleType
 
     from bench.chain import Contents
     from bench.works import Layout
@@ -38,18 +35,7 @@ LEADERLESS = (
 )
 
 
-def _load_brokers() -> ModuleType:
-    """tests/brokers.py by its path: `tests` is no package, and other distributions install one of that name."""
-    spec = importlib.util.spec_from_file_location("brokers", ROOT / "tests" / "brokers.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["brokers"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-_brokers = _load_brokers()
+_brokers = suite.load("brokers")
 ApacheKafka: Any = _brokers.ApacheKafka
 NotHere: type[Exception] = _brokers.NotHere
 

@@ -122,7 +122,7 @@ def _quix(guarantee: Guarantee) -> Contender:
         guarantee=guarantee,
         speed="middling",
         computes=True,
-        start=lambda job: _peer(str(environment.PYTHON), job, "quix", GUARANTEE=named),
+        start=lambda job: _peer(str(environment.PEERS.python), job, "quix", GUARANTEE=named),
         groups=(lambda layout: _grouped(layout, "quix")) if once else None,
     )
 
@@ -134,7 +134,7 @@ def _peer(python: str, job: Job, module: str, *arguments: str, **more: str) -> P
 
 def _foreign(name: str, title: str, module: str) -> Contender:
     def start(job: Job) -> Process:
-        return _peer(str(environment.PYTHON), job, module)
+        return _peer(str(environment.PEERS.python), job, module)
 
     return Contender(name, title, "at least once", "middling", True, start)
 

@@ -15,8 +15,8 @@ from hypothesis import settings
 sys.path.insert(0, str(Path(__file__).parent))
 
 import grpcurl as grpcurl_tool
-import kserve_environment
 from brokers import ApacheKafka, EmbeddedInThread, NotHere, ensure_jars, kafka_missing
+from environments import KSERVE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,7 +43,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if "grpcurl" in asked:
         session.config.stash[_grpcurl] = grpcurl_tool.find()
     if "kserve_python" in asked:
-        session.config.stash[_why_no_kserve] = kserve_environment.ensure()
+        session.config.stash[_why_no_kserve] = KSERVE.ensure()
     if any(map(_wants_kafka, session.items)):
         _prepare_kafka(session)
 
@@ -123,7 +123,7 @@ def kserve_python(pytestconfig: pytest.Config) -> str:
         if _on_ci():
             pytest.fail(f"{text}; where CI=true that is a failure", pytrace=False)
         pytest.skip(text)
-    return str(kserve_environment.PYTHON)
+    return str(KSERVE.python)
 
 
 @pytest.fixture
