@@ -11,12 +11,11 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, TypeAlias
 
-from engine.errors import ModelFailed
 from engine.protocol import columns as col
 
 if TYPE_CHECKING:
     from engine.dataflow.gather import Call
-    from engine.protocol.columns import Columns
+    from engine.protocol.columns import Columns, Layout
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,23 +34,11 @@ class Shared:
 
     def split(self, answer: Columns) -> list[Columns]:
         """What each of the calls gets of the answer; ModelFailed when that cannot be told."""
-        parts = [(call.columns.ids, _rows_each(call.columns)) for call in self.calls]
-        total = sum(len(ids) * rows for ids, rows in parts)
-        for spec in answer.specs:
-            if spec.shape[:1] != (total,):
-                count = sum(len(ids) for ids, _ in parts)
-                raise ModelFailed(
-                    f'output "{spec.name}" has shape {list(spec.shape)}: in a batch of {count} requests with {total} '
-                    "rows each must get its own rows"
-                )
-        return col.unstack(answer, parts)
+        return col.share_out(answer, [call.columns for call in self.calls], "in a batch")
 
 
 # What is to be called now: a call as it was offered, for each of its requests by itself, or one for all of them.
 Ready: TypeAlias = "Call | Shared"
-
-# What calls agree in that can be made as one: each tensor without its first dimension, and the payload's parameters.
-_Signature: TypeAlias = "tuple[tuple[tuple[str, str, tuple[int, ...], bytes], ...], bytes]"
 
 
 @dataclass(slots=True)
@@ -73,7 +60,7 @@ class Batches:
     def __init__(self, size: int | None, window: float) -> None:
         self._size, self._window = size or sys.maxsize, window
         # The oldest first, which is the first to be due.
-        self._waiting: dict[_Signature, _Batch] = {}
+        self._waiting: dict[Layout, _Batch] = {}
 
     @property
     def due(self) -> float | None:
@@ -82,10 +69,10 @@ class Batches:
 
     def offer(self, call: Call, now: float) -> list[Ready]:
         """A call is to be made: what is to be called now, perhaps with parts of it, perhaps nothing yet."""
-        rows = _rows_each(call.columns)
-        if not rows:
+        signature = col.layout(call.columns)
+        if signature is None:
             return [call]
-        signature = _signature(call.columns)
+        rows = call.columns.specs[0].shape[0]
         if rows >= self._size:
             return [*self._end(signature), call]
         ready: list[Ready] = []
@@ -110,25 +97,13 @@ class Batches:
         """Everything that waits."""
         return [ready for signature in list(self._waiting) for ready in self._end(signature)]
 
-    def _end(self, signature: _Signature) -> list[Ready]:
+    def _end(self, signature: Layout) -> list[Ready]:
         batch = self._waiting.pop(signature, None)
         if batch is None:
             return []
         calls = _together(batch.calls)
         alone = len(calls) == 1 and len(calls[0].requests) == 1
         return [calls[0] if alone else Shared(calls)]
-
-
-def _rows_each(columns: Columns) -> int:
-    """How many rows each request has; 0 when that cannot be told: no first dimension, or not the same everywhere."""
-    firsts = {spec.shape[:1] for spec in columns.specs}
-    first = firsts.pop() if len(firsts) == 1 else ()
-    return first[0] if first else 0
-
-
-def _signature(columns: Columns) -> _Signature:
-    described = tuple((spec.name, spec.datatype, spec.shape[1:], spec.parameters) for spec in columns.specs)
-    return described, columns.parameters
 
 
 def _part(call: Call, start: int, stop: int) -> Call:

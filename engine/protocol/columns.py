@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from engine.errors import InvalidInput
+from engine.errors import InvalidInput, ModelFailed
 from engine.protocol import tensors
 from engine.protocol.messages import DecodeError, ModelInferRequest, ModelInferResponse
 
@@ -120,6 +120,23 @@ def concatenate(parts: Sequence[Columns]) -> Columns:
     return Columns(ids, first.specs, tuple(cells), first.parameters)
 
 
+# Each tensor's name, datatype, dimensions after the first and parameters; and the payload's parameters.
+Layout: TypeAlias = "tuple[tuple[tuple[str, str, tuple[int, ...], bytes], ...], bytes]"
+
+
+def layout(columns: Columns) -> Layout | None:
+    """What the columns of one stack agree in: names, datatypes, parameters and the dimensions after the first.
+
+    None when they cannot be stacked: with different first dimensions, a stack would not be many requests but one that
+    broadcasts differently.
+    """
+    firsts = {spec.shape[:1] for spec in columns.specs}
+    if len(firsts) != 1 or not firsts.isdisjoint({(), (0,)}):
+        return None
+    described = tuple((spec.name, spec.datatype, spec.shape[1:], spec.parameters) for spec in columns.specs)
+    return described, columns.parameters
+
+
 def stack(parts: Sequence[Columns]) -> Columns:
     """All rows of several columns as one row, along the first dimension of each tensor, with the last row's id.
 
@@ -138,6 +155,22 @@ def stack(parts: Sequence[Columns]) -> Columns:
             flat = [np.reshape(piece, (length, *rest)) for piece, length in zip(pieces, lengths, strict=True)]
             cells.append(np.concatenate(flat)[np.newaxis])
     return Columns([parts[-1].ids[-1]], tuple(specs), tuple(cells), parts[0].parameters)
+
+
+def share_out(answer: Columns, parts: Sequence[Columns], how: str) -> list[Columns]:
+    """What of the answer to `stack(parts)` each part gets; ModelFailed when that cannot be told.
+
+    `how` they were made one, for the error: "in a batch".
+    """
+    lengths = [part.specs[0].shape[0] for part in parts]
+    total = sum(len(part) * length for part, length in zip(parts, lengths, strict=True))
+    for spec in answer.specs:
+        if spec.shape[:1] != (total,):
+            raise ModelFailed(
+                f'output "{spec.name}" has shape {list(spec.shape)}: {how} of {sum(map(len, parts))} requests with '
+                f"{total} rows each must get its own rows"
+            )
+    return unstack(answer, [(part.ids, length) for part, length in zip(parts, lengths, strict=True)])
 
 
 def unstack(stacked: Columns, parts: Sequence[tuple[list[bytes], int]]) -> list[Columns]:

@@ -15,12 +15,12 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from engine.errors import InvalidInput, ModelFailed, RequestError
+from engine.protocol.columns import layout
 from engine.protocol.messages import ModelMetadataResponse
 from engine.runtimes.contract import Part
 from engine.runtimes.function import Slice, answer_row, answer_stack, together
 from engine.runtimes.runs import follow
 from engine.runtimes.stacking import Stacker
-from engine.runtimes.stacks import layout
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence

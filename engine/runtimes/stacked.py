@@ -15,7 +15,6 @@ from engine.protocol import columns as col
 from engine.runtimes.contract import Part
 from engine.runtimes.runs import follow
 from engine.runtimes.stacking import Stacker
-from engine.runtimes.stacks import layout
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -43,7 +42,7 @@ class StackedRuntime:
 
     async def infer(self, columns: Columns, headers: Sequence[HeaderPairs], timeout: float) -> AsyncIterator[Part]:
         """Answers in parts; what cannot be stacked is called as it is."""
-        agreed = layout(columns)
+        agreed = col.layout(columns)
         if agreed is None:
             async for part in self._runtime.infer(columns, headers, timeout):
                 yield part
@@ -62,13 +61,12 @@ class StackedRuntime:
     async def _answer(self, stack: Stack[Stacked]) -> Answers:
         """One call for all rows; when the fault may be that of one of them, each is called alone."""
         slices = [run.columns.take(rows) for run, rows in stack]
-        requests = sum(map(len, slices))
         timeout = max(run.deadline for run, _ in stack) - asyncio.get_running_loop().time()
-        if requests > 1:
+        if sum(map(len, slices)) > 1:
             run, rows = stack[-1]
-            whole = col.stack(slices)
-            [part] = [part async for part in self._runtime.infer(whole, [run.headers[rows[-1]]], timeout)]
-            shares = _shares(part.outcome, slices, whole, requests)
+            headers = [run.headers[rows[-1]]]
+            [part] = [part async for part in self._runtime.infer(col.stack(slices), headers, timeout)]
+            shares = _shares(part.outcome, slices)
             if not isinstance(shares, ModelFailed | InvalidInput):
                 return [
                     [Part(rows, shares if isinstance(shares, RequestError) else shares[place], _each(part, rows))]
@@ -87,17 +85,11 @@ def _each(part: Part, rows: range) -> Any:
     return None if part.headers is None else [*part.headers] * len(rows)
 
 
-def _shares(
-    outcome: Columns | RequestError, slices: Sequence[Columns], whole: Columns, requests: int
-) -> list[Columns] | RequestError:
+def _shares(outcome: Columns | RequestError, slices: Sequence[Columns]) -> list[Columns] | RequestError:
     """What of a stack's answer each slice gets; ModelFailed when that cannot be told."""
     if isinstance(outcome, RequestError):
         return outcome
-    total = whole.specs[0].shape[0]
-    for spec in outcome.specs:
-        if spec.shape[:1] != (total,):
-            return ModelFailed(
-                f'output "{spec.name}" has shape {list(spec.shape)}: of {requests} stacked requests with {total} rows '
-                "each must get its own rows"
-            )
-    return col.unstack(outcome, [(each.ids, each.specs[0].shape[0]) for each in slices])
+    try:
+        return col.share_out(outcome, slices, "in a stack")
+    except ModelFailed as error:
+        return error

@@ -19,9 +19,9 @@ from engine.runtimes.stacks import Stacks
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
 
-    from engine.protocol.columns import Columns
+    from engine.protocol.columns import Columns, Layout
     from engine.protocol.record import HeaderPairs
-    from engine.runtimes.stacks import Layout, Stack
+    from engine.runtimes.stacks import Stack
 
 # For each slice of a stack the parts that its rows are answered by.
 Answers: TypeAlias = "list[list[Part]]"

@@ -7,28 +7,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
-    from engine.protocol.columns import Columns
+    from engine.protocol.columns import Layout
 
 Call = TypeVar("Call")
 
 # Which rows of which calls are made together.
 Stack: TypeAlias = "list[tuple[Call, range]]"
-
-# Each tensor's name, datatype, dimensions after the first and parameters; and the payload's parameters.
-Layout: TypeAlias = "tuple[tuple[tuple[str, str, tuple[int, ...], bytes], ...], bytes]"
-
-
-def layout(columns: Columns) -> Layout | None:
-    """What the columns of one stack agree in: names, datatypes, parameters and the dimensions after the first.
-
-    None when they cannot be stacked: with different first dimensions, a stack would not be many requests but one that
-    broadcasts differently.
-    """
-    firsts = {spec.shape[:1] for spec in columns.specs}
-    if len(firsts) != 1 or not firsts.isdisjoint({(), (0,)}):
-        return None
-    described = tuple((spec.name, spec.datatype, spec.shape[1:], spec.parameters) for spec in columns.specs)
-    return described, columns.parameters
 
 
 class _Waiting(NamedTuple, Generic[Call]):

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.protocol.columns import Columns, TensorSpec
-from engine.runtimes.stacks import Stacks, layout
+from engine.protocol.columns import Columns, TensorSpec, layout
+from engine.runtimes.stacks import Stacks
 
 if TYPE_CHECKING:
-    from engine.runtimes.stacks import Layout
+    from engine.protocol.columns import Layout
 
 LAYOUTS: list[Layout] = [((("x", "FP32", (4,), b""),), b""), ((("x", "FP32", (), b""),), b"")]
 
