@@ -8,14 +8,14 @@ import sys
 import click
 
 from engine import __version__
-from engine.cli import completion, configs, control, infer, inspecting, plans, redriving, serve
+from engine.cli import completion, configs, control, goflags, infer, inspecting, plans, redriving, serve
 from engine.errors import EngineError, InvalidInput, InvalidResources, InvalidSettings
 
 # A full disk, a file that may not grow, a quota, a disk that was mounted read-only.
 NO_ROOM = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS}
 
 
-class _Group(click.Group):
+class _Group(goflags.Group):
     """Turns the product's errors into one line and an exit code."""
 
     def invoke(self, ctx: click.Context) -> object:
@@ -54,7 +54,7 @@ def main() -> None:
     """  # noqa: D301  click's own mark for a paragraph that is not to be wrapped
 
 
-@main.group()
+@main.group(cls=goflags.Group)
 def model() -> None:
     """Load, call and look at models.
 
@@ -64,7 +64,7 @@ def model() -> None:
     """  # noqa: D301  click's own mark for a paragraph that is not to be wrapped
 
 
-@main.group()
+@main.group(cls=goflags.Group)
 def pipeline() -> None:
     """Load, call and look at pipelines.
 
@@ -74,7 +74,7 @@ def pipeline() -> None:
     """  # noqa: D301  click's own mark for a paragraph that is not to be wrapped
 
 
-@main.group()
+@main.group(cls=goflags.Group)
 def experiment() -> None:
     """Split the calls of a model or a pipeline between several, by weight.
 

@@ -11,12 +11,6 @@ from click.testing import CliRunner, Result
 from engine.cli import configs, main, options
 
 
-@pytest.fixture(autouse=True)
-def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-
-
 def seldon(*arguments: str) -> Result:
     return CliRunner().invoke(main, ["config", *arguments])
 

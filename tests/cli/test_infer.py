@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from click.testing import CliRunner
 
-from engine.cli import infer
+from engine.cli import infer, main
+from engine.cli.doors import Reply
+from engine.cli.rest_door import error_text
+from engine.cli.routes import Counts
 from engine.errors import EngineError, ModelFailed, UnknownResource
 from engine.gateway.inference import Answer, Target
 from engine.gateway.server import Gateway
@@ -119,8 +122,7 @@ class Served:
 
 
 @pytest.fixture
-def served(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Served]:
-    monkeypatch.setenv("HOME", str(tmp_path))
+def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
     it = Served()
     monkeypatch.setenv("SELDON_INFER_HOST", it.host)
     yield it
@@ -199,7 +201,7 @@ def test_an_error_is_the_gateways_own_text(served: Served, mode: str) -> None:
 
 
 def test_a_body_that_is_no_error_object_is_shown_with_its_status() -> None:
-    assert infer._rest_error(502, b"<html>") == "V2 server error: 502 <html>"
+    assert error_text(502, b"<html>") == "V2 server error: 502 <html>"
 
 
 @pytest.mark.parametrize("mode", ["rest", "grpc"])
@@ -223,17 +225,17 @@ def test_seconds_call_until_they_are_over(served: Served) -> None:
 
 
 def test_counts_are_printed_in_the_order_of_their_routes() -> None:
-    counts = infer.Counts()
+    counts = Counts()
     for route in ("b", "a", "b"):
-        counts.count(infer.Reply([("X-Seldon-Route", f":{route}:")], [], ""))
+        counts.count(Reply([("X-Seldon-Route", f":{route}:")], [], ""))
     assert counts.lines() == ["Success: map[:a::1 :b::2]"]
 
 
 def test_each_that_a_route_names_is_counted() -> None:
-    counts = infer.Counts()
+    counts = Counts()
     pairs = [("x-seldon-route", ":add10_1:"), ("x-seldon-route", ":tens.pipeline:")]
     for code in (0, 500, 500):
-        counts.count(infer.Reply(pairs, [], "", code))
+        counts.count(Reply(pairs, [], "", code))
     assert counts.lines() == [
         "Success: map[:add10_1::1 :tens.pipeline::1]",
         "Errors: map[:add10_1::map[500:2] :tens.pipeline::map[500:2]]",
@@ -242,13 +244,13 @@ def test_each_that_a_route_names_is_counted() -> None:
 
 
 @pytest.mark.parametrize("mode", ["rest", "grpc"])
-def test_a_sticky_session_resends_the_route_of_the_last_answer(served: Served, tmp_path: Path, mode: str) -> None:
+def test_a_sticky_session_resends_the_route_of_the_last_answer(served: Served, home: Path, mode: str) -> None:
     served.fake.headers = (("x-seldon-route", b":echo_1:"),)
     for _ in range(2):
         run(infer.pipeline_infer, "echo", DATA, "-s", "--inference-mode", mode)
     first, second = ([v for n, v in call[2] if n == "x-seldon-route"] for call in served.fake.calls)
     assert (first, second) == ([], [b":echo_1:"])
-    assert (tmp_path / ".config/seldon/cli/session").read_text(encoding="utf-8").startswith(":echo_1:")
+    assert (home / ".config/seldon/cli/session").read_text(encoding="utf-8").startswith(":echo_1:")
 
 
 def test_the_request_comes_from_a_file(served: Served, tmp_path: Path) -> None:
@@ -260,7 +262,7 @@ def test_the_request_comes_from_a_file(served: Served, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("args", [("-o=false",), ("--show-response=false",), ("--no-show-response", "-r=false")])
 def test_an_answer_that_is_not_wanted_is_not_shown(served: Served, args: tuple[str, ...]) -> None:
-    assert run(infer.model_infer, "echo", DATA, *args).stdout == ""
+    assert run(main, "model", "infer", "echo", DATA, *args).stdout == ""
     assert len(served.fake.calls) == 1
 
 
