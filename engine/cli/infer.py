@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from contextlib import closing
 from typing import TYPE_CHECKING
@@ -18,12 +19,14 @@ if TYPE_CHECKING:
     from engine.cli.doors import Call, Door, Pairs
     from engine.cli.routes import Session
 
+# The reference's; calling it reaches this machine.
+DEFAULT_HOST = "0.0.0.0:9000"
+
 _host = click.option(
     "--inference-host",
-    envvar="SELDON_INFER_HOST",
-    # The reference's; calling it reaches this machine.
-    default=lambda: configs.active().infer_host or "0.0.0.0:9000",
-    show_default="0.0.0.0:9000",
+    # Not by click's `envvar`, which would have the environment win over the active config.
+    default=lambda: configs.active().infer_host or os.environ.get("SELDON_INFER_HOST") or DEFAULT_HOST,
+    show_default=DEFAULT_HOST,
     metavar="HOST:PORT",
     help="The gateway.",
 )

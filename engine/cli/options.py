@@ -65,13 +65,14 @@ accepted = _together(
 
 
 def settings(flags: dict[str, Any], *, default_broker: bool = False) -> Settings:
-    """Settings from a command's flags, the environment, a Kafka configuration file and the active config.
+    """Settings from a command's flags, the active config, the environment and a `kafka.json`, the first that says it.
 
-    With `default_broker`, that is for what needs a broker that is there: where the active config names none either, it
-    is looked for on this machine.
+    With `default_broker`, that is for what needs a broker that is there: it alone heeds the active config, and where
+    nothing names a broker, that is looked for on this machine.
     """
-    given = {name: value for name, value in flags.items() if name != "kafka_config_path"}
-    said: dict[str, Any] = {"kafka_broker": DEFAULT_BROKER, **configs.active().settings} if default_broker else {}
+    given = {name: value for name, value in flags.items() if name != "kafka_config_path" and value is not None}
+    said: dict[str, Any] = {"kafka_broker": DEFAULT_BROKER} if default_broker else {}
     if path := flags.get("kafka_config_path"):
         said |= files.kafka(path)
-    return load_settings(given, files=said)
+    config = configs.active().settings if default_broker else {}
+    return load_settings({**config, **given}, files=said)

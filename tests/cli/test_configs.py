@@ -90,16 +90,24 @@ def test_a_list_of_configs_that_is_none_is_told_of_and_left_alone(text: str) -> 
     assert path.read_text() == text
 
 
-def test_flags_win_over_the_environment_and_that_over_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    seldon("add", "a", written("a", "config:1"))
-    seldon("activate", "a")
+def test_flags_win_over_the_active_config_that_over_the_environment_and_that_over_files(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     Path("kafka.json").write_text('{"bootstrap.servers": "file:1", "topics": {"numPartitions": 3}}')
     flags = {"kafka_config_path": "kafka.json", "kafka_broker": None}
-    found = options.settings(flags, default_broker=True)
-    assert (found.kafka_broker, found.namespace, found.partitions) == ("file:1", "ns", 3)
+
+    def broker(flag: str | None = None) -> str:
+        return options.settings({**flags, "kafka_broker": flag}, default_broker=True).kafka_broker
+
+    assert broker() == "file:1"
     monkeypatch.setenv("SELDON_KAFKA_BROKER", "environment:1")
-    assert options.settings(flags, default_broker=True).kafka_broker == "environment:1"
-    assert options.settings({**flags, "kafka_broker": "flag:1"}, default_broker=True).kafka_broker == "flag:1"
+    assert broker() == "environment:1"
+    seldon("add", "a", written("a", "config:1"))
+    seldon("activate", "a")
+    assert broker() == "config:1"
+    assert broker("flag:1") == "flag:1"
+    found = options.settings(flags, default_broker=True)
+    assert (found.namespace, found.partitions) == ("ns", 3)
 
 
 def test_the_active_config_leaves_a_process_alone_that_starts_its_own_broker() -> None:
@@ -108,11 +116,20 @@ def test_the_active_config_leaves_a_process_alone_that_starts_its_own_broker() -
     assert (options.settings({}).kafka_broker, options.settings({}).namespace) == ("", "default")
 
 
-def test_the_active_config_says_which_gateway_is_called() -> None:
+def test_the_active_config_says_which_gateway_is_called_unless_a_flag_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SELDON_INFER_HOST", "127.0.0.1:3")
     seldon("add", "a", written("a", "a:1", "127.0.0.1:2"))
     seldon("activate", "a")
-    called = CliRunner().invoke(main, ["model", "infer", "m", "{}"])
-    assert (called.exit_code, "no gateway answers at 127.0.0.1:2" in called.stderr) == (1, True)
+
+    def called(*flags: str) -> str:
+        result = CliRunner().invoke(main, ["model", "infer", "m", "{}", *flags])
+        assert result.exit_code == 1
+        return result.stderr
+
+    assert "no gateway answers at 127.0.0.1:2" in called()
+    assert "no gateway answers at 127.0.0.1:4" in called("--inference-host", "127.0.0.1:4")
+    seldon("deactivate", "a")
+    assert "no gateway answers at 127.0.0.1:3" in called()
 
 
 def test_an_active_config_that_is_gone_is_told_of_with_the_way_out() -> None:
