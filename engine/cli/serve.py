@@ -238,8 +238,8 @@ def _keep_heap_small() -> None:
     What one thread allocates another one frees, and with the first large buffer that is freed glibc takes all that are
     smaller from the heap, too: bursts leave holes then, and a worker under load with a fault each minute grew by 7 MB
     in twenty minutes though it used no more than before. So it stays as it is. From 128 KB on instead of 1 MB, calls
-    with tensors of 256 KB cost two to five times the CPU, and from 1 MB on a REST call with 1.2 MB of JSON costs 3 ms
-    more than without a bound. Python's own lock keeps the threads apart anyway.
+    with tensors of 256 KB cost two to five times the CPU; from 1 MB on a REST call with 1.3 MB of JSON cost 3 ms more
+    than without a bound, which `large_json` has won back. Python's own lock keeps the threads apart anyway.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     # Only glibc has both; musl, for one, has a single heap to begin with.

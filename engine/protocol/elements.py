@@ -18,7 +18,7 @@ from engine.errors import InvalidInput
 from engine.protocol import tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
 
     from numpy.typing import NDArray
 
@@ -45,14 +45,19 @@ _QUOTED = 40
 
 
 class Elements(NamedTuple):
-    """The elements of a tensor, row by row, and which types are among them."""
+    """The elements of a tensor, row by row, and which types are among them.
 
-    flat: list[Any]
+    `flat` is a list or, of numbers, a one-dimensional array.
+    """
+
+    flat: Any
     types: set[type]
 
 
-def flatten(data: list[Any], tensor: str) -> Elements:
-    """Nested lists as one, row by row; InvalidInput when they are ragged."""
+def flatten(data: list[Any] | NDArray[Any], tensor: str) -> Elements:
+    """Nested lists as one, row by row; InvalidInput when they are ragged. An array (`large_json`) is flat already."""
+    if isinstance(data, np.ndarray):
+        return Elements(data, {float if data.dtype.kind == "f" else int})
     level = data
     # Each turn copies the level below, which the parser's own bound of 1,024 levels would make costly.
     for _ in range(tensors.MAX_DIMENSIONS + 1):
@@ -98,7 +103,7 @@ def _floats(elements: Elements, datatype: Datatype, tensor: str) -> NDArray[Any]
         elements = Elements(flat, set(map(type, flat)))
         expected = 'numbers, null, "NaN", "Infinity" or "-Infinity"'
         _require(elements, {int, float}, expected, datatype, tensor)
-    return tensors.in_range(np.fromiter(elements.flat, np.float64, len(elements.flat)), datatype, tensor)
+    return tensors.in_range(_array(elements.flat, np.float64), datatype, tensor)
 
 
 def _integers(elements: Elements, datatype: Datatype, tensor: str) -> NDArray[Any]:
@@ -110,7 +115,7 @@ def _integers(elements: Elements, datatype: Datatype, tensor: str) -> NDArray[An
     limits = np.iinfo(datatype.dtype)
     widest = np.uint64 if datatype.name == "UINT64" else np.int64
     try:
-        found = np.fromiter(elements.flat, widest, len(elements.flat))
+        found = _array(elements.flat, widest)
     except OverflowError:
         _refuse_outside(elements.flat, limits, datatype, tensor)
     if found.size and (found.min() < limits.min or found.max() > limits.max):
@@ -118,7 +123,11 @@ def _integers(elements: Elements, datatype: Datatype, tensor: str) -> NDArray[An
     return found.astype(datatype.dtype, copy=False)
 
 
-def _refuse_outside(flat: list[int], limits: np.iinfo[Any], datatype: Datatype, tensor: str) -> NoReturn:
+def _array(flat: Sequence[Any], dtype: type) -> NDArray[Any]:
+    return flat if isinstance(flat, np.ndarray) else np.fromiter(flat, dtype, len(flat))
+
+
+def _refuse_outside(flat: Sequence[int], limits: np.iinfo[Any], datatype: Datatype, tensor: str) -> NoReturn:
     worst = next(e for e in flat if not limits.min <= e <= limits.max)
     raise InvalidInput(
         f'tensor "{tensor}" is {datatype.name} and cannot hold {worst}; it takes {limits.min} to {limits.max}'
@@ -138,14 +147,14 @@ def _require(elements: Elements, allowed: Collection[type], expected: str, datat
     )
 
 
-def _from_base64(elements: list[str], tensor: str) -> list[bytes]:
+def _from_base64(elements: Sequence[str], tensor: str) -> list[bytes]:
     try:
         return [base64.b64decode(element, validate=True) for element in elements]
     except ValueError:
         _refuse_base64(elements, tensor)
 
 
-def _refuse_base64(elements: list[str], tensor: str) -> NoReturn:
+def _refuse_base64(elements: Sequence[str], tensor: str) -> NoReturn:
     for number, element in enumerate(elements):
         try:
             base64.b64decode(element, validate=True)

@@ -19,16 +19,17 @@ import base64
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import orjson
 
 from engine.errors import InvalidInput
-from engine.protocol import elements, tensors
+from engine.protocol import elements, large_json, tensors
 from engine.protocol.columns import REQUEST, RESPONSE, check_raw_count
 from engine.protocol.elements import TYPE_NAMES, quoted
 from engine.protocol.messages import ModelInferRequest, ModelInferResponse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from engine.protocol.columns import Kind
 
@@ -76,7 +77,7 @@ def decode_call(body: bytes, json_length: int | None = None) -> tuple[Any, Binar
     `json_length`: so many bytes of it are JSON, and what follows are binary tensors.
     """
     binary = _Binary(body, json_length)
-    document = _document(body if json_length is None else body[:json_length])
+    document = _document(body if json_length is None else body[:json_length], "inputs")
     message = ModelInferRequest(id=_optional_text(document, "id", "the request"))
     _read_parameters(document, message.parameters, "the request")
     inputs = _objects(document, "inputs", "the request")
@@ -137,7 +138,7 @@ def decode_response(body: bytes, *, text: bool = False) -> Any:
     is base64: so other V2 servers write them. InvalidInput names the tensor, what was expected and what was
     found.
     """
-    document = _document(body)
+    document = _document(body, "outputs")
     message = ModelInferResponse()
     for member in ("model_name", "model_version", "id"):
         setattr(message, member, _optional_text(document, member, "the response"))
@@ -210,7 +211,7 @@ def _text_in_response(content_type: object, _: object = None) -> bool:
     return content_type in TEXT
 
 
-def _text_of_server(content_type: object, elements: list[Any]) -> bool:
+def _text_of_server(content_type: object, elements: Sequence[Any]) -> bool:
     """Whether another server's elements are text: also base64 of base64, which would be written once decoded only."""
     if content_type != BASE64:
         return True
@@ -223,7 +224,10 @@ def _text_of_server(content_type: object, elements: list[Any]) -> bool:
 # Reading: members of objects.
 
 
-def _document(body: bytes) -> dict[str, Any]:
+def _document(body: bytes, member: str) -> dict[str, Any]:
+    """The object of a body; `member` is the one that has the tensors, whose `data` may be arrays of numpy."""
+    if (large := large_json.document(body, member)) is not None:
+        return large
     if not body.strip():
         raise InvalidInput("the body is empty; expected a JSON object")
     try:
@@ -300,7 +304,7 @@ def _read_tensor(
     place: str,
     message: Any,
     kind: Kind,
-    as_text: Callable[[object, list[Any]], bool],
+    as_text: Callable[[object, Sequence[Any]], bool],
     binary: _Binary,
 ) -> None:
     name = _name(item, place)
@@ -317,7 +321,8 @@ def _read_tensor(
         tensors.check_raw(raw, datatype, shape, name)
         getattr(message, kind.raw).append(raw)
         return
-    found = elements.flatten(_member(item, "data", list, place), name)
+    data = item["data"] if isinstance(item.get("data"), np.ndarray) else _member(item, "data", list, place)
+    found = elements.flatten(data, name)
     count = tensors.element_count(shape, name)
     if len(found.flat) != count:
         raise InvalidInput(f"{place} has {len(found.flat)} elements in data; {datatype.name} {shape} takes {count}")
