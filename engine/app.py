@@ -10,6 +10,7 @@ import time
 import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from engine.dataflow.compiler import compile_pipeline
@@ -34,7 +35,7 @@ from engine.runtimes import choice
 from engine.settings import host_and_port
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from engine.gateway.inference import Target
     from engine.kafka.registry import Key
@@ -61,12 +62,15 @@ class Named:
     folders: dict[Key, str]
 
 
-def read(paths: Iterable[str | Path], *, alone: bool = False) -> Named:
+def read(
+    paths: Iterable[str | Path], *, alone: bool = False, texts: Mapping[str, bytes] = MappingProxyType({})
+) -> Named:
     """The resources of these files and folders. Raises InvalidResources with every fault in them.
 
     `alone`: there is nothing else that they could refer to; otherwise `check_references` tells what they lack.
+    `texts`: what is no file but was read already, by the path that it goes by.
     """
-    resources, problems = load(paths)
+    resources, problems = load(paths, texts)
     problems += check(resources)
     if alone:
         faulty = [resource for resource in resources.faulty if isinstance(resource, Pipeline)]

@@ -52,11 +52,26 @@ _LOADED_BY = {"experiment": ("start", "stop")}
 # Whom the examples of the commands are about.
 _NAMES = {"model": "iris", "pipeline": "tfsimples", "experiment": "iris-versions"}
 
-_file = click.option("-f", "--file-path", type=click.Path(), required=True, help="A YAML file.")
+# What stands for standard input in the place of a file, and how problems name it.
+_STDIN, _STDIN_NAME = "-", "standard input"
+
+_file = click.option("-f", "--file-path", type=click.Path(), required=True, help="A YAML file; - is standard input.")
+
+
+def _piped(_: click.Context, __: click.Parameter, path: str | None) -> str:
+    """The file that is named, or standard input if something is piped into it."""
+    if path is None and click.get_text_stream("stdin").isatty():
+        raise click.UsageError("name a file by -f, or pipe the resources into the command")
+    return path or _STDIN
+
+
+_file_or_stdin = click.option(
+    "-f", "--file-path", type=click.Path(), callback=_piped, help="A YAML file. [default: standard input]"
+)
 
 
 @click.command()
-@_file
+@_file_or_stdin
 @options.kafka
 @options.accepted
 def load(file_path: str, **flags: Any) -> None:
@@ -65,12 +80,13 @@ def load(file_path: str, **flags: Any) -> None:
     \b
     Example:
       seldon load -f pipelines/tfsimples.yaml
+      cat pipelines/*.yaml | seldon load
     """  # noqa: D301  click's own mark for a paragraph that is not to be wrapped
     _load(file_path, flags, None)
 
 
 @click.command()
-@_file
+@_file_or_stdin
 @options.kafka
 @options.accepted
 def unload(file_path: str, **flags: Any) -> None:
@@ -224,13 +240,22 @@ def _read(path: str, kind: str | None) -> Named:
     """The resources of a file; those of one kind alone when the command is for that kind."""
     from engine import app
 
-    named = app.read([path])
+    texts = {_STDIN_NAME: _from_stdin()} if path == _STDIN else {}
+    path = _STDIN_NAME if texts else path
+    named = app.read([path], texts=texts)
     if kind is None:
         return named
     wanted = {key: folder for key, folder in named.folders.items() if key[0] == kind}
     if not wanted:
         raise InvalidResources([f"{path}: it holds no {kind}; `seldon load -f` loads whatever a file holds"])
     return app.Named(tuple(r for r in named.resources if type(r).__name__.lower() == kind), wanted)
+
+
+def _from_stdin() -> bytes:
+    from engine.resources.source import MOST_BYTES
+
+    # A byte more than is taken shows that it is too much.
+    return click.get_binary_stream("stdin").read(MOST_BYTES + 1)
 
 
 def _load(path: str, flags: dict[str, Any], kind: str | None) -> None:
@@ -311,27 +336,17 @@ def _reason(registry: Registry, key: Key) -> str:
 
 
 def _pipeline_status(registry: Registry, key: Key) -> dict[str, Any]:
+    from engine.cli import described
     from engine.resources import Pipeline
 
     loaded, state = registry.view.resources[key], registry.view.state(key, time.time())
     pipeline = loaded.resource
     assert isinstance(pipeline, Pipeline)
-    described: dict[str, Any] = {"name": pipeline.name, "version": loaded.version}
-    described["steps"] = [
-        {
-            "name": step.name,
-            **({"inputs": [_completed(source, pipeline.name) for source in step.inputs]} if step.inputs else {}),
-            **({"tensorMap": dict(step.tensor_map)} if step.tensor_map else {}),
-        }
-        for step in sorted(pipeline.steps, key=lambda step: step.name)
-    ]
-    if pipeline.output is not None:
-        described["output"] = {"steps": [_completed(source, pipeline.name) for source in pipeline.output.steps]}
     return {
         "pipelineName": pipeline.name,
         "versions": [
             {
-                "pipeline": {**described, "kubernetesMeta": {}},
+                "pipeline": described.pipeline(pipeline, loaded.version),
                 "state": {
                     "pipelineVersion": loaded.version,
                     "status": _state(registry, key),
@@ -395,12 +410,6 @@ def _experiment_status(registry: Registry, key: Key) -> dict[str, Any]:
 
 
 _STATUSES = {"model": _model_status, "pipeline": _pipeline_status, "experiment": _experiment_status}
-
-
-def _completed(reference: str, pipeline: str) -> str:
-    if "." in reference:
-        return reference
-    return f"{reference}.inputs" if reference == pipeline else f"{reference}.outputs"
 
 
 def _timestamp(seconds: float) -> str:

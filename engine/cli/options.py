@@ -60,6 +60,9 @@ accepted = _together(
     click.option("--scheduler-host", hidden=True, expose_value=False, help="Accepted, without effect."),
     click.option("--authority", hidden=True, expose_value=False, help="Accepted, without effect."),
     click.option("--force", is_flag=True, hidden=True, expose_value=False, help="Accepted: we always act."),
+    click.option(
+        "-r", "--show-request", is_flag=True, hidden=True, expose_value=False, help="Accepted, without effect."
+    ),
     click.option("-v", "--verbose", is_flag=True, hidden=True, expose_value=False, help="Accepted, without effect."),
 )
 

@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from engine.resources import source
@@ -108,12 +109,16 @@ def to_json(resource: Resource) -> str:
     return _NOT_FOR_YAML.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
-def load(paths: Iterable[str | os.PathLike[str]]) -> tuple[Resources, list[Problem]]:
+def load(
+    paths: Iterable[str | os.PathLike[str]], texts: Mapping[str, bytes] = MappingProxyType({})
+) -> tuple[Resources, list[Problem]]:
     """The resources of files and folders, with everything that is wrong with them.
 
     A folder gives its *.yaml and *.yml in order, with those of the folders in it; hidden ones, and files that
     do not speak of our resources, are passed over. A file that is named must hold some. A file that is
     reached twice is read once. What has a fault is left out, what has none is there.
+
+    texts   what is no file but was read already, by the path that it goes by
     """
     problems: list[Problem] = []
     resources: dict[tuple[type, str], Resource] = {}
@@ -125,7 +130,9 @@ def load(paths: Iterable[str | os.PathLike[str]]) -> tuple[Resources, list[Probl
             real = os.path.realpath(file)
             if real not in seen:
                 seen.add(real)
-                _add_file(file, resources, faulty, problems, is_named=file == path)
+                raw = texts[str(file)] if str(file) in texts else _raw(file, problems)
+                if raw is not None:
+                    _add_file(file, raw, resources, faulty, problems, is_named=file == path)
     problems.extend(_shared_defaults(resources.values()))
     return _sorted_by_kind(resources.values(), faulty), problems
 
@@ -189,19 +196,23 @@ def _files(path: Path, problems: list[Problem]) -> Iterator[Path]:
                 yield Path(folder, name)
 
 
+def _raw(file: Path, problems: list[Problem]) -> bytes | None:
+    try:
+        return source.read(file)
+    except OSError as error:
+        problems.append(_unreadable(file, error))
+        return None
+
+
 def _add_file(
     file: Path,
+    raw: bytes,
     resources: dict[tuple[type, str], Resource],
     faulty: list[Resource],
     problems: list[Problem],
     *,
     is_named: bool,
 ) -> None:
-    try:
-        raw = source.read(file)
-    except OSError as error:
-        problems.append(_unreadable(file, error))
-        return
     if not is_named and API_GROUP.encode() not in raw:
         return
     found, faults = source.documents(raw, str(file))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,7 +14,6 @@ from engine.cli import main
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     Seldon = Callable[..., Result]
     Fed = Callable[..., str]
@@ -25,9 +25,9 @@ NOBODY = "no worker has taken it up"
 def seldon(embedded_broker: str, namespace: str) -> Seldon:
     """A command in this test's own namespace."""
 
-    def run(*arguments: str) -> Result:
+    def run(*arguments: str, piped: str | None = None) -> Result:
         broker = ("--kafka-broker", embedded_broker, "--namespace", namespace)
-        return CliRunner().invoke(main, [*arguments, *broker])
+        return CliRunner().invoke(main, [*arguments, *broker], input=piped)
 
     return run
 
@@ -62,6 +62,23 @@ def test_a_pipeline_is_loaded_after_those_that_feed_it(seldon: Seldon, fed: Fed)
     assert "second" not in seldon("pipeline", "list").output
     assert seldon("load", "-f", fed("first")).exit_code == 0
     assert seldon("load", "-f", path).exit_code == 0
+
+
+def test_what_is_piped_into_a_command_is_loaded_told_of_and_unloaded(seldon: Seldon, fed: Fed) -> None:
+    text = Path(fed("first")).read_text()
+    loaded = seldon("load", piped=f"{text}---\n{Path(fed('second', 'first')).read_text()}")
+    assert (loaded.exit_code, loaded.output) == (0, "{}\n{}\n")
+    told = seldon("status", "-f", "-", piped=text)
+    assert (told.exit_code, json.loads(told.output)["pipelineName"]) == (0, "first")
+    assert seldon("pipeline", "load", "-f", "-", piped=text).output == "{}\n"
+    assert seldon("unload", piped=text).output == "{}\n"
+    assert [each["name"] for each in json.loads(seldon("pipeline", "list", "-o", "json").output)] == ["second"]
+
+
+def test_faults_of_what_is_piped_in_have_their_place(seldon: Seldon) -> None:
+    refused = seldon("load", piped="apiVersion: mlops.seldon.io/v1alpha1\nkind: Server\n")
+    assert refused.exit_code == 2
+    assert refused.output.startswith('standard input:2:7: kind "Server" is not supported\n')
 
 
 def test_a_load_that_would_close_a_cycle_is_refused_and_changes_nothing(seldon: Seldon, fed: Fed) -> None:
