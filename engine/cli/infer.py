@@ -109,7 +109,7 @@ def model_metadata(name: str, inference_host: str, authority: str) -> None:
     """  # noqa: D301  click's own mark for a paragraph that is not to be wrapped
     from engine.cli.rest_door import Rest
 
-    with closing(Rest(doors.Call(name, name, inference_host, authority, b""))) as door:
+    with closing(Rest(doors.Call(name, name, inference_host, authority, b"{}"))) as door:
         reply = door.metadata()
     if reply.code:
         raise EngineError(reply.text)

@@ -7,6 +7,8 @@ import http.client
 import json
 from urllib.parse import quote
 
+import click
+
 from engine.cli import doors
 from engine.cli.doors import ANSWER_SECONDS, Call, Pairs, Reply
 from engine.errors import EngineError
@@ -14,9 +16,13 @@ from engine.settings import host_and_port
 
 
 class Rest:
-    """One connection to a gateway by HTTP/1. Raises InvalidSettings for what is no address."""
+    """One connection to a gateway by HTTP/1.
+
+    Raises InvalidSettings for what is no address, UsageError for a request that is no JSON.
+    """
 
     def __init__(self, call: Call) -> None:
+        _refuse_no_json(call.data)
         self._call = call
         self._model = f"/v2/models/{quote(call.name, safe='')}"
         self._path = f"{self._model}/infer"
@@ -82,6 +88,13 @@ class Rest:
         # A gateway that refuses a body for its size answers before it has read it all.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             connection.endheaders(body)
+
+
+def _refuse_no_json(data: bytes) -> None:
+    try:
+        json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise click.UsageError(f"the request is no JSON: {error}") from None
 
 
 def indented(body: bytes) -> str:

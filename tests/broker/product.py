@@ -9,8 +9,10 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -35,10 +37,19 @@ LOOK_AGAIN = 0.02
 SETTINGS_PREFIXES = ("SELDON_", "KAFKA_", "POD_NAMESPACE")
 
 
+# Nor must the configs in a developer's home; what was fetched and compiled before is kept where it is.
+CACHE = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+
+
+@cache
+def _empty_home() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="millrace-home-")
+
+
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """This process' environment without settings of the product, and with `extra`."""
+    """This process' environment without settings of the product and with an empty home, and with `extra`."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(SETTINGS_PREFIXES)}
-    return {**kept, **(extra or {})}
+    return {**kept, "HOME": _empty_home().name, "XDG_CACHE_HOME": CACHE, **(extra or {})}
 
 
 def wait_until(true: Callable[[], object], what: Callable[[], str] | str, seconds: float) -> Any:

@@ -310,6 +310,13 @@ def test_what_is_no_message_is_wrong_input_for_grpc(data: str) -> None:
 
 
 @pytest.mark.parametrize("mode", ["rest", "grpc"])
+def test_what_is_no_json_is_wrong_input_whether_there_is_a_gateway_or_not(mode: str) -> None:
+    args = ("--inference-mode", mode, "--inference-host", "127.0.0.1:1")
+    result = run(infer.model_infer, "echo", '{"inputs": ', *args)
+    assert (result.exit_code, "Expecting value: line 1 column 12" in result.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("mode", ["rest", "grpc"])
 def test_a_gateway_that_is_not_there_is_told_of_with_what_to_do(mode: str) -> None:
     result = run(infer.model_infer, "echo", DATA, "--inference-host", "127.0.0.1:1", "--inference-mode", mode)
     assert isinstance(result.exception, EngineError)
