@@ -8,7 +8,7 @@ INSTALLED := .venv/.installed
 IRIS := pipelines/iris/model.joblib
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test nightly faults soak demo up bench bench-smoke proto clean
+.PHONY: help setup check test nightly faults soak demo up bench bench-smoke docs proto clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -59,6 +59,9 @@ bench: setup ## measure beside peers, print the tables and write bench/results/D
 
 bench-smoke: setup ## the same in a tiny form, which shows that every part works
 	$(BIN)/python -m bench --quick
+
+docs: setup ## write docs/cli.md from the commands themselves
+	$(BIN)/python docs/make_cli.py
 
 # The messages' descriptors; the file's name inside them starts at apis/.
 proto: setup ## compile the V2 protocol file into engine/protocol

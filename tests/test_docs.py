@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shlex
 import subprocess
@@ -65,3 +66,14 @@ def test_an_example_prints_what_the_page_says(command: str, printed: str) -> Non
 @pytest.mark.parametrize("field", FIELDS)
 def test_a_field_is_explained(field: str) -> None:
     assert re.search(rf"[`.]{field}[`:]", TEXT)
+
+
+def test_the_page_of_commands_is_made_from_what_they_say_now() -> None:
+    spec = importlib.util.spec_from_file_location("make_cli", ROOT / "docs" / "make_cli.py")
+    assert spec is not None
+    assert spec.loader is not None
+    made = importlib.util.module_from_spec(spec)
+    # A dataclass looks its module up by name.
+    sys.modules[spec.name] = made
+    spec.loader.exec_module(made)
+    assert (ROOT / "docs" / "cli.md").read_text() == made.page(main), "`make docs` writes it anew"

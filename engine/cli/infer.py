@@ -40,8 +40,18 @@ def _inferring(kind: str, suffix: str) -> click.Command:
     @click.option("-f", "--file-path", type=click.File("rb"), help="A file that holds the request.")
     @click.option("--header", "header", multiple=True, metavar="KEY=VAL", help="Send a header; may be repeated.")
     @_host
-    @click.option("--inference-mode", type=click.Choice(("rest", "grpc")), default="rest", show_default=True)
-    @click.option("-i", "--iterations", type=click.IntRange(min=1), default=1, show_default=True, metavar="N")
+    @click.option(
+        "--inference-mode", type=click.Choice(("rest", "grpc")), default="rest", show_default=True, help="By what."
+    )
+    @click.option(
+        "-i",
+        "--iterations",
+        type=click.IntRange(min=1),
+        default=1,
+        show_default=True,
+        metavar="N",
+        help="Call so often.",
+    )
     @click.option("-t", "--seconds", type=click.FloatRange(min=0), default=0, help="Call again for so long.")
     @click.option("--show-headers", is_flag=True, help="Show the headers of request and answer.")
     @click.option("-r", "--show-request", is_flag=True, help="Show the request.")

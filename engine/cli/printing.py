@@ -22,7 +22,7 @@ def form(default: str, told: str | None = None) -> Callable[[Any], Any]:
         "form",
         type=click.Choice((TABLE, JSON, YAML)),
         default=None if told else default,
-        help=f"[default: {told or default}]",
+        help=f"How it is printed. [default: {told or default}]",
     )
 
 
