@@ -11,9 +11,6 @@ import pytest
 from click.testing import CliRunner
 
 from engine.cli import infer, main
-from engine.cli.doors import Reply
-from engine.cli.rest_door import error_text
-from engine.cli.routes import Counts
 from engine.errors import EngineError, ModelFailed, UnknownResource
 from engine.gateway.inference import Answer, Target
 from engine.gateway.server import Gateway
@@ -200,10 +197,6 @@ def test_an_error_is_the_gateways_own_text(served: Served, mode: str) -> None:
     assert len(served.fake.calls) == 1
 
 
-def test_a_body_that_is_no_error_object_is_shown_with_its_status() -> None:
-    assert error_text(502, b"<html>") == "V2 server error: 502 <html>"
-
-
 @pytest.mark.parametrize("mode", ["rest", "grpc"])
 def test_iterations_print_how_many_took_which_route(served: Served, mode: str) -> None:
     served.fake.headers = (("x-seldon-route", b":echo_1:"),)
@@ -222,25 +215,6 @@ def test_iterations_print_errors_by_code_and_fail(served: Served, mode: str, cod
 def test_seconds_call_until_they_are_over(served: Served) -> None:
     assert run(infer.pipeline_infer, "echo", DATA, "-t", "0.2").stdout.startswith("Success: map[:")
     assert len(served.fake.calls) > 1
-
-
-def test_counts_are_printed_in_the_order_of_their_routes() -> None:
-    counts = Counts()
-    for route in ("b", "a", "b"):
-        counts.count(Reply([("X-Seldon-Route", f":{route}:")], [], ""))
-    assert counts.lines() == ["Success: map[:a::1 :b::2]"]
-
-
-def test_each_that_a_route_names_is_counted() -> None:
-    counts = Counts()
-    pairs = [("x-seldon-route", ":add10_1:"), ("x-seldon-route", ":tens.pipeline:")]
-    for code in (0, 500, 500):
-        counts.count(Reply(pairs, [], "", code))
-    assert counts.lines() == [
-        "Success: map[:add10_1::1 :tens.pipeline::1]",
-        "Errors: map[:add10_1::map[500:2] :tens.pipeline::map[500:2]]",
-    ]
-    assert counts.failed == 2
 
 
 @pytest.mark.parametrize("mode", ["rest", "grpc"])
