@@ -213,13 +213,15 @@ class DataPlane:
         self._direct += 1
         try:
             async with asyncio.timeout(timeout):
-                async for part in runtime.infer(columns, [headers], timeout):
-                    return self._answer(target, part, headers)
+                # To the end of it: what is left of a generator costs the event loop a task that closes it.
+                parts = [part async for part in runtime.infer(columns, [headers], timeout)]
         except TimeoutError:
             raise TimedOut(f"no answer came within {timeout:g} s", step=target.name) from None
         finally:
             self._direct -= 1
-        raise ModelFailed("the runtime gave no answer", step=target.name)
+        if not parts:
+            raise ModelFailed("the runtime gave no answer", step=target.name)
+        return self._answer(target, parts[0], headers)
 
     async def _publish(
         self,

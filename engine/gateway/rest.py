@@ -159,6 +159,9 @@ class Rest:
             raise self._too_large()
         _check_encoding(request)
         try:
+            if request.content.is_eof():
+                # All of it came with the headers, as that of most calls does: there is nothing to wait for.
+                return await request.read()
             async with asyncio.timeout(timeout):
                 return await request.read()
         except TimeoutError:

@@ -453,3 +453,66 @@ async def test_a_call_that_hangs_does_not_hold_up_the_unloading_of_its_model(mon
         assert not closed.is_set(), "what a call still uses is not freed"
     finally:
         release.set()
+
+
+async def test_a_single_request_of_a_quick_model_is_answered_without_a_turn_of_the_event_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(inprocess, "QUICK_SECONDS", 60.0)
+    monkeypatch.setattr(inprocess, "SPOT_SECONDS", 60.0)
+    runtime = InProcessRuntime("m", lambda: function(double), max_rows=8, threads=2)
+    await runtime.load()
+    turned = []
+    for _ in range(2):
+        turns: list[int] = []
+        asyncio.get_running_loop().call_soon(turns.append, 1)
+        [part] = [part async for part in runtime.infer(columns([1, 2]), [()], 5.0)]
+        assert values([read(part, 0, b"id0")]) == [[2, 4]]
+        turned.append(bool(turns))
+    # Of a model that was never called it is not known how quick it is.
+    assert turned == [True, False]
+    await runtime.unload()
+
+
+async def test_a_call_that_takes_longer_than_the_last_one_does_not_hold_up_the_event_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(inprocess, "QUICK_SECONDS", 60.0)
+    going_on = threading.Event()
+    going_on.set()
+
+    def call(arrays: Arrays) -> dict[str, Any]:
+        assert going_on.wait(30)
+        return double(arrays)
+
+    runtime = InProcessRuntime("m", lambda: function(call), max_rows=None, threads=2)
+    await runtime.load()
+    for is_slow in (False, True):
+        if is_slow:
+            going_on.clear()
+            asyncio.get_running_loop().call_soon(going_on.set)
+        [part] = [part async for part in runtime.infer(columns([1, 2]), [()], 60.0)]
+        assert values([read(part, 0, b"id0")]) == [[2, 4]]
+    await runtime.unload()
+
+
+async def test_single_requests_of_a_quick_model_wait_to_be_stacked_where_that_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(inprocess, "QUICK_SECONDS", 60.0)
+    shapes = []
+
+    def call(arrays: Arrays) -> dict[str, Any]:
+        shapes.append(arrays["x"].shape)
+        return double(arrays)
+
+    runtime = InProcessRuntime("m", lambda: function(call), max_rows=2, delay=60.0, threads=1)
+    await runtime.load()
+
+    async def ask() -> None:
+        assert [part.rows async for part in runtime.infer(columns([[1]]), [()], 5.0)]
+
+    for _ in range(2):
+        await asyncio.gather(ask(), ask())
+    assert shapes == [(2, 1), (2, 1)]
+    await runtime.unload()
