@@ -23,9 +23,10 @@ from engine.gateway.inference import DataPlane
 from engine.gateway.server import Gateway
 from engine.gateway.ways import Ways
 from engine.kafka import guarantee
-from engine.kafka import registry as reg
+from engine.kafka import view as reg
 from engine.kafka.broker import EmbeddedBroker
 from engine.kafka.client import Topology
+from engine.kafka.heart import Heart
 from engine.kafka.registry import Registry
 from engine.kafka.replies import ReplyDesk
 from engine.kafka.supervisor import Supervisor
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from engine.gateway.inference import Target
-    from engine.kafka.registry import Key
+    from engine.kafka.view import Key
     from engine.resources import Problem, Resource, Resources
     from engine.settings import Settings
 
@@ -168,6 +169,7 @@ class Process:
         self.gateway: Gateway | None = None
         self._desk: ReplyDesk | None = None
         self.supervisor: Supervisor | None = None
+        self._heart: Heart | None = None
         self._stops: list[Callable[[], object]] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._refusal: str | None = None
@@ -262,8 +264,11 @@ class Process:
         self.registry = Registry(self.settings, self.topics, self._changed)
         self._stops.append(self.registry.stop)
         await self.registry.start(self.topology)
-        check_references(self.named, self.registry.view)
-        await self.registry.load(self.named.resources, self.named.folders)
+        await self.registry.load(
+            self.named.resources, self.named.folders, lambda view: check_references(self.named, view)
+        )
+        self._heart = Heart(self.registry, self.instance, time.time, self._retell)
+        self._stops.append(self._stop_heart)
         if self.parts.gateway:
             # Before the worker, whose explainers wait for answers as callers do, and until it has drained.
             self._desk = ReplyDesk(self.settings, self.topics, self.topology, self.instance)
@@ -298,6 +303,8 @@ class Process:
         )
         self._stops.append(self._stop_worker)
         await self.supervisor.start()
+        if self._heart is not None:
+            await self._heart.takes_part(reg.WORKER)
 
     async def _stop_worker(self) -> None:
         if self.supervisor is not None:
@@ -326,8 +333,20 @@ class Process:
         )
         await self.gateway.start(*host_and_port(self.settings.listen, "--listen"))
         self._stops.append(lambda: self.gateway.stop(GRACE_SECONDS) if self.gateway else None)
+        if self._heart is not None:
+            await self._heart.takes_part(reg.GATEWAY)
+
+    async def _stop_heart(self) -> None:
+        if self._heart is not None:
+            await self._heart.stop(tell=not self._broker_gone)
+
+    def _retell(self) -> None:
+        if self.supervisor is not None:
+            self.supervisor.retell()
 
     def _changed(self) -> None:
+        if self._heart is not None:
+            self._heart.changed()
         if self.supervisor is not None:
             self.supervisor.changed()
 
@@ -360,8 +379,7 @@ class _Catalogue:
 
     def ready(self, target: Target) -> bool:
         loaded = self._loaded(target)
-        state = self._view.state(loaded.key, time.time()) if loaded else None
-        return state is not None and state.state == reg.READY
+        return loaded is not None and self._view.serves(loaded.key, time.time())
 
     def experiment(self, target: Target) -> Experiment | None:
         """The experiment that a target is, or that splits its calls."""
@@ -423,5 +441,5 @@ def failed(view: reg.View, resources: Sequence[Resource], now: float) -> list[tu
     for resource in resources:
         state = view.state(reg.key_of(resource), now)
         if state is None or state.state != reg.READY:
-            found.append((reg.key_of(resource), state.reason if state else "no worker has taken it up"))
+            found.append((reg.key_of(resource), state.reason if state else view.silence(now)))
     return found

@@ -8,7 +8,7 @@ import pytest
 
 from engine.app import check_references, read, summary
 from engine.errors import InvalidResources
-from engine.kafka.registry import Loaded, View
+from engine.kafka.view import Loaded, View
 from engine.resources import Pipeline
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import pytest
 from engine import redrive as redriving
 from engine.errors import UnknownResource
 from engine.kafka import client, reading
-from engine.kafka.registry import Loaded, View
+from engine.kafka.view import Loaded, View
 from engine.redrive import Choice, Failure, Fate, copy_of, failure_of, sort_out
 from engine.settings import Settings
 

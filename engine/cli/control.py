@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from engine.cli import options, printing
+from engine.cli import options, printing, waiting
 from engine.errors import EngineError, InvalidResources, UnknownResource
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from engine.app import Named
-    from engine.kafka.registry import Key, Registry
+    from engine.kafka.registry import Registry
+    from engine.kafka.view import Key, View
+    from engine.resources import Resource
     from engine.settings import Settings
 
 # The reference's names for our states.
@@ -49,6 +51,8 @@ _COLUMNS = {
 # The reference's words for what is done to an experiment, where models and pipelines are loaded and unloaded.
 _LOADED_BY = {"experiment": ("start", "stop")}
 
+_ARTICLES = {"model": "a", "pipeline": "a", "experiment": "an"}
+
 # Whom the examples of the commands are about.
 _NAMES = {"model": "iris", "pipeline": "tfsimples", "experiment": "iris-versions"}
 
@@ -72,6 +76,7 @@ _file_or_stdin = click.option(
 
 @click.command()
 @_file_or_stdin
+@waiting.flags
 @options.kafka
 @options.accepted
 def load(file_path: str, **flags: Any) -> None:
@@ -87,6 +92,7 @@ def load(file_path: str, **flags: Any) -> None:
 
 @click.command()
 @_file_or_stdin
+@waiting.flags
 @options.kafka
 @options.accepted
 def unload(file_path: str, **flags: Any) -> None:
@@ -142,6 +148,7 @@ def _loading(kind: str) -> click.Command:
         verb, help=_with_example(f"{verb.capitalize()} the {kind}s of a file.", f"{kind} {verb} -f {_NAMES[kind]}.yaml")
     )
     @_file
+    @waiting.flags
     @options.kafka
     @options.accepted
     def command(file_path: str, **flags: Any) -> None:
@@ -156,11 +163,13 @@ def _unloading(kind: str) -> click.Command:
     @click.command(
         verb,
         help=_with_example(
-            f"{verb.capitalize()} a {kind} by its name, or those of a file.", f"{kind} {verb} {_NAMES[kind]}"
+            f"{verb.capitalize()} {_ARTICLES[kind]} {kind} by its name, or those of a file.",
+            f"{kind} {verb} {_NAMES[kind]}",
         ),
     )
     @click.argument("name", required=False)
     @click.option("-f", "--file-path", type=click.Path(), help="A YAML file.")
+    @waiting.flags
     @options.kafka
     @options.accepted
     def command(name: str | None, file_path: str | None, **flags: Any) -> None:
@@ -262,31 +271,45 @@ def _load(path: str, flags: dict[str, Any], kind: str | None) -> None:
     from engine import app
 
     named = _read(path, kind)
+    wait, seconds = flags.pop("wait"), flags.pop("timeout_secs")
 
-    async def write(registry: Registry) -> int:
-        app.check_references(named, registry.view)
-        return len(await registry.load(named.resources, named.folders))
+    async def write(registry: Registry) -> None:
+        await registry.load(named.resources, named.folders, lambda view: app.check_references(named, view))
+        click.echo("\n".join("{}" for _ in named.resources))
+        if wait:
+            await waiting.loaded(registry, list(named.folders), seconds)
 
-    for _ in range(_with_registry(options.settings(flags, default_broker=True), write)):
-        click.echo("{}")
+    _with_registry(options.settings(flags, default_broker=True), write)
 
 
 def _unload(keys: list[Key], flags: dict[str, Any]) -> None:
-    async def write(registry: Registry) -> None:
-        missing = [key for key in keys if key not in registry.view.resources]
+    wait, seconds = flags.pop("wait"), flags.pop("timeout_secs")
+
+    settings = options.settings(flags, default_broker=True)
+    gone: dict[Key, Resource] = {}
+
+    def check(view: View) -> None:
+        missing = [key for key in keys if key not in view.resources]
         if missing:
             raise UnknownResource(f'no {missing[0][0]} "{missing[0][1]}" is loaded')
-        for key in reversed(keys):  # experiments before those whose calls they split
-            await registry.unload(key)
+        gone.update((key, view.resources[key].resource) for key in keys)
 
-    _with_registry(options.settings(flags, default_broker=True), write)
-    for _ in keys:
-        click.echo("{}")
+    async def write(registry: Registry) -> None:
+        from engine.kafka import cleaning
+
+        # Experiments before those whose calls they split.
+        await registry.unload(*reversed(keys), check=check)
+        click.echo("\n".join("{}" for _ in keys))
+        await cleaning.clean_unattended(settings, registry.view, gone.values(), time.time())
+        if wait:
+            await waiting.unloaded(registry, keys, seconds)
+
+    _with_registry(settings, write)
 
 
 def _row(registry: Registry, key: Key) -> dict[str, Any]:
     """A resource's line in a list."""
-    from engine.kafka.registry import describe
+    from engine.kafka.view import describe
 
     row, kind = describe(registry.view, key, time.time()), key[0]
     row["state"] = STATES[kind][row["state"]]
@@ -310,17 +333,17 @@ def _print_status(settings: Settings, key: Key, wait: str, seconds: float, form:
 async def _status_of(registry: Registry, key: Key, wait: str, seconds: float) -> dict[str, Any]:
     kind, name = key
     until = time.monotonic() + seconds
-    while True:
-        if key not in registry.view.resources and not wait:
-            raise UnknownResource(f'no {kind} "{name}" is loaded')
-        if key in registry.view.resources:
-            answer = _STATUSES[kind](registry, key)
-            if not wait or _state(registry, key) == wait:
-                return answer
-        if time.monotonic() > until:
-            reason = _reason(registry, key)
-            raise EngineError(f"{kind.capitalize()} wait status timeout: {kind} {name} is {reason}")
-        await registry.wait(min(1.0, max(until - time.monotonic(), 0.01)))
+    with waiting.Progress() as progress:
+        while True:
+            if key not in registry.view.resources and not wait:
+                raise UnknownResource(f'no {kind} "{name}" is loaded')
+            if key in registry.view.resources and (not wait or _state(registry, key) == wait):
+                return _STATUSES[kind](registry, key)
+            reason = f"{kind} {name} is {_reason(registry, key)}"
+            if time.monotonic() > until:
+                raise EngineError(f"{kind.capitalize()} wait status timeout: {reason}")
+            progress.say(f"waiting for {wait}: {reason}")
+            await registry.wait(min(1.0, max(until - time.monotonic(), 0.01)))
 
 
 def _state(registry: Registry, key: Key) -> str:
@@ -332,7 +355,7 @@ def _reason(registry: Registry, key: Key) -> str:
     if key not in registry.view.resources:
         return "not loaded"
     state = registry.view.state(key, time.time())
-    return f"{_state(registry, key)}, {state.reason if state else 'no worker has taken it up'}"
+    return f"{_state(registry, key)}, {state.reason if state else registry.view.silence(time.time())}"
 
 
 def _pipeline_status(registry: Registry, key: Key) -> dict[str, Any]:
@@ -350,7 +373,7 @@ def _pipeline_status(registry: Registry, key: Key) -> dict[str, Any]:
                 "state": {
                     "pipelineVersion": loaded.version,
                     "status": _state(registry, key),
-                    "reason": state.reason if state else "no worker has taken it up",
+                    "reason": state.reason if state else registry.view.silence(time.time()),
                     **({"lastChangeTimestamp": _timestamp(state.at)} if state else {}),
                     "modelsReady": state is not None and state.state == "ready",
                 },
@@ -374,7 +397,7 @@ def _model_status(registry: Registry, key: Key) -> dict[str, Any]:
                 "kubernetesMeta": {},
                 "state": {
                     "state": _state(registry, key),
-                    "reason": state.reason if state else "no worker has taken it up",
+                    "reason": state.reason if state else registry.view.silence(time.time()),
                     "availableReplicas": sum(said.state == "ready" for said in living),
                     **({"lastChangeTimestamp": _timestamp(state.at)} if state else {}),
                 },

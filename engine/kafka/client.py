@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import aiokafka.client
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+from aiokafka.errors import KafkaError, TopicAlreadyExistsError, UnknownTopicOrPartitionError, for_code
 from aiokafka.protocol.metadata import MetadataRequest
 
-from engine.errors import BrokerReplaced, BrokerUnavailable, UnequalPartitions
+from engine.errors import BrokerReplaced, BrokerUnavailable, TopicRefused, UnequalPartitions
+from engine.kafka import differences, probing
 from engine.kafka.security import security
+from engine.resources import TopicOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from engine.settings import Settings
+
+log = logging.getLogger(__name__)
 
 # Its clients ask about topics in a way that has a broker make those it lacks, with a number of partitions of its own:
 # what somebody deletes would come back by itself, and not as it was. There is no option for it.
@@ -62,6 +68,17 @@ REPLIES_RETENTION_MS = 10 * 60 * 1000
 # CreatePartitions: every Apache Kafka since 1.0 has it, the embedded broker has not.
 _CREATE_PARTITIONS = 37
 
+# InitProducerId, AddPartitionsToTxn, EndTxn.
+_TRANSACTIONS = (22, 24, 26)
+
+# Every instance says every few seconds that it lives, and a broker compacts no segment that is still written to: with
+# its default of a week, whoever reads the states would read a hundred thousand records of each.
+COMPACTED_SEGMENT_MS = 10 * 60 * 1000
+
+# What a broker answers about a topic that it will not have as it is asked for: its name, its number of partitions or of
+# replicas, its settings, a rule of the broker's, or that we may not make or delete it. Anything else may pass.
+_REFUSALS = {17, 29, 37, 38, 40, 42, 44, 73}
+
 # Not every broker tells its settings, nor to everybody.
 _DESCRIBE_CONFIGS = 32
 
@@ -89,9 +106,16 @@ def new_producer(settings: Settings, *, idempotent: bool = False) -> AIOKafkaPro
 
 
 def new_reader(
-    settings: Settings, *, fetch_wait_ms: int = FETCH_WAIT_MS, isolation: str = "read_committed"
+    settings: Settings,
+    *,
+    fetch_wait_ms: int = FETCH_WAIT_MS,
+    isolation: str = "read_committed",
+    fetch_bytes: int | None = None,
 ) -> AIOKafkaConsumer:
-    """A consumer in no group: give it partitions by `assign`. It reads what is committed, unless told otherwise."""
+    """A consumer in no group: give it partitions by `assign`. It reads what is committed, unless told otherwise.
+
+    `fetch_bytes` is how much it asks for of each partition at once; a larger record comes all the same.
+    """
     return AIOKafkaConsumer(
         **connection(settings),
         group_id=None,
@@ -100,7 +124,7 @@ def new_reader(
         isolation_level=isolation,
         fetch_max_wait_ms=fetch_wait_ms,
         fetch_max_bytes=settings.max_message_bytes + OVERHEAD_BYTES,
-        max_partition_fetch_bytes=settings.max_message_bytes + OVERHEAD_BYTES,
+        max_partition_fetch_bytes=fetch_bytes or settings.max_message_bytes + OVERHEAD_BYTES,
         retry_backoff_ms=RETRY_BACKOFF_MS,
     )
 
@@ -178,13 +202,27 @@ class Topology:
         self._settings = settings
         self._admin = AIOKafkaAdminClient(**connection(settings))
         self._known: dict[str, int] = {}
+        # What was asked for topics when they were last looked at, and why the broker would not make some.
+        self._asked: dict[str, TopicOptions] = {}
+        self._told_of_embedded = False
+        self._refusals: dict[str, str] = {}
+        self._defaults = TopicOptions(
+            settings.retention_ms,
+            settings.compression,
+            # One is what nobody has asked for, and an administrator's topics have more.
+            settings.replication_factor if settings.replication_factor > 1 else 0,
+        )
         self._lock = asyncio.Lock()
         self.holds_fetches = False
         self.versions: dict[int, tuple[int, int]] = {}
         self._cluster: str | None = None
 
     async def start(self) -> None:
-        """Connect. `holds_fetches` then says whether the broker answers a fetch only when its wait is over."""
+        """Connect. `holds_fetches` then says whether the broker answers a fetch only when its wait is over.
+
+        Raises BrokerUnavailable, with what is there instead when it is no broker.
+        """
+        await probing.probe(self._settings)
         await start(self._admin, self._settings)
         client = self._admin._client  # noqa: SLF001  the only way to what the broker's ApiVersions said
         node = client.get_random_node()
@@ -195,6 +233,16 @@ class Topology:
             self._cluster = await self._cluster_now()
         except (KafkaError, OSError) as error:
             raise unavailable(self._settings, error) from error
+
+    @property
+    def admin(self) -> Any:
+        """The connection itself, once it is started: for what else a broker can be asked."""
+        return self._admin
+
+    @property
+    def has_transactions(self) -> bool:
+        """Whether the broker can write several records or none; the embedded one only says so."""
+        return not self.holds_fetches and all(api in self.versions for api in _TRANSACTIONS)
 
     async def _cluster_now(self) -> str | None:
         """The id of the cluster that answers; None where brokers name none."""
@@ -242,17 +290,81 @@ class Topology:
         """Close the connection."""
         await stop(self._admin)
 
-    async def ensure(self, names: Iterable[str]) -> None:
+    async def ensure(self, names: Iterable[str], options: Mapping[str, TopicOptions] = MappingProxyType({})) -> None:
         """Create the topics that are not there yet, with the namespace's number of partitions.
 
+        options   what is asked for some of them beside, or instead of, what the settings say
+
         Raises UnequalPartitions when one exists with another number: requests keep their partition number from
-        topic to topic, and joins need equal counts.
+        topic to topic, and joins need equal counts. Raises TopicRefused.
         """
-        await self._create({name: {} for name in names}, self._settings.partitions)
+        asked = {name: options.get(name, TopicOptions()) | self._defaults for name in names}
+        replicas = {name: each.replication_factor for name, each in asked.items() if each.replication_factor}
+        await self._create({name: each.configs for name, each in asked.items()}, self._settings.partitions, replicas)
+
+    async def compare(self, names: Iterable[str], options: Mapping[str, TopicOptions]) -> None:
+        """Tell which topics, as they stand, are otherwise than `ensure` would make them; once, until it asks for more.
+
+        Raises BrokerUnavailable.
+        """
+        asked = {name: options.get(name, TopicOptions()) | self._defaults for name in names}
+        wanted = {name: each for name, each in asked.items() if each != self._asked.get(name, TopicOptions())}
+        if not wanted:
+            return
+        try:
+            found = await self._admin.describe_topics(list(wanted))
+            replicas = {
+                topic["topic"]: len(topic["partitions"][0]["replicas"]) for topic in found if topic["partitions"]
+            }
+            configs = await self._configs({name: each.configs for name, each in wanted.items() if each.configs})
+        except (KafkaError, OSError) as error:
+            raise unavailable(self._settings, error) from error
+        self._asked.update(asked)
+        for line in differences.told(wanted, replicas, configs):
+            log.warning("%s", line)
+        if self.holds_fetches and configs and not self._told_of_embedded:
+            self._told_of_embedded = True
+            log.warning("%s", differences.EMBEDDED)
+
+    async def _configs(self, wanted: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, str]]:
+        """The settings that topics have, of those that are wanted; nothing of those whose settings are not told."""
+        if not wanted or _DESCRIBE_CONFIGS not in self.versions:
+            return {}
+        # All of a topic's: asked for some alone, the embedded broker closes the connection.
+        answers = await self._admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name) for name in wanted])
+        return {
+            name: {config: value for config, value, *_ in entries if config in wanted[name]}
+            for answer in answers
+            for _, _, _, name, entries in answer.resources
+        }
+
+    def forget(self, names: Iterable[str]) -> None:
+        """Ask the broker for these topics anew when they are needed: somebody may delete them."""
+        for name in names:
+            self._known.pop(name, None)
+            self._asked.pop(name, None)
+
+    async def delete(self, names: Iterable[str]) -> None:
+        """Delete topics; those that are not there are passed over. Raises TopicRefused and BrokerUnavailable."""
+        wanted = list(names)
+        async with self._lock:
+            self.forget(wanted)
+            try:
+                existing = await self.partitions(wanted)
+                answer = await self._admin.delete_topics(list(existing)) if existing else None
+            except (KafkaError, OSError) as error:
+                raise unavailable(self._settings, error) from error
+        for name, code, *_ in answer.topic_error_codes if answer is not None else ():
+            if code not in (0, UnknownTopicOrPartitionError.errno):
+                self._refuse(f"the broker refused to delete topic {name}: {for_code(code).__name__}", code)
+
+    def _refuse(self, text: str, code: int) -> NoReturn:
+        raise (TopicRefused if code in _REFUSALS else BrokerUnavailable)(text)
 
     async def ensure_compacted(self, *names: str) -> None:
         """Create topics of one partition that keep the last record of each key."""
-        await self._create({name: {"cleanup.policy": "compact"} for name in names}, 1)
+        configs = {"cleanup.policy": "compact", "segment.ms": str(COMPACTED_SEGMENT_MS)}
+        await self._create(dict.fromkeys(names, configs), 1)
 
     async def ensure_changelogs(self, names: Iterable[str]) -> None:
         """Create topics that keep the last record of each key, with the namespace's number of partitions."""
@@ -287,11 +399,8 @@ class Topology:
         except (KafkaError, OSError) as error:
             raise unavailable(self._settings, error) from error
         count = self._settings.partitions
-        faults = {
-            name: f"topic {name} is gone; create it with {count} partitions, or unload and load this"
-            for name in wanted
-            if name not in found
-        }
+        gone = "topic {} is gone; create it with {} partitions, or unload and load this"
+        faults = {name: self._refusals.get(name, gone.format(name, count)) for name in wanted if name not in found}
         faults.update((name, self._unequal(name, found[name])) for name in wanted if found.get(name, count) != count)
         for name in faults:
             self._known.pop(name, None)
@@ -303,7 +412,12 @@ class Topology:
             f"set --partitions {count}, or delete the topic"
         )
 
-    async def _create(self, wanted: Mapping[str, Mapping[str, str]], partitions: int) -> None:
+    async def _create(
+        self,
+        wanted: Mapping[str, Mapping[str, str]],
+        partitions: int,
+        replicas: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
         if all(name in self._known for name in wanted):
             return
         async with self._lock:
@@ -312,7 +426,8 @@ class Topology:
                 return
             try:
                 existing = await self.partitions(missing)
-                await self._create_missing({n: c for n, c in missing.items() if n not in existing}, partitions)
+                absent = {name: configs for name, configs in missing.items() if name not in existing}
+                await self._create_missing(absent, partitions, replicas)
             except (KafkaError, OSError) as error:
                 raise unavailable(self._settings, error) from error
             for name, count in existing.items():
@@ -320,7 +435,9 @@ class Topology:
                     raise UnequalPartitions(self._unequal(name, count))
             self._known.update(dict.fromkeys(missing, partitions))
 
-    async def _create_missing(self, missing: Mapping[str, Mapping[str, str]], partitions: int) -> None:
+    async def _create_missing(
+        self, missing: Mapping[str, Mapping[str, str]], partitions: int, replicas: Mapping[str, int]
+    ) -> None:
         if not missing:
             return
         largest = str(self._settings.max_message_bytes + OVERHEAD_BYTES)
@@ -328,12 +445,18 @@ class Topology:
             NewTopic(
                 name=name,
                 num_partitions=partitions,
-                replication_factor=self._settings.replication_factor,
+                replication_factor=replicas.get(name, self._settings.replication_factor),
                 topic_configs={"max.message.bytes": largest, **configs},
             )
             for name, configs in missing.items()
         ]
         answer = await self._admin.create_topics(topics)
+        for name, code, *message in answer.topic_errors:
+            self._refusals.pop(name, None)
+            if code in (0, TopicAlreadyExistsError.errno):
+                continue
+            reason = next(filter(None, message), for_code(code).__name__)
+            self._refusals[name] = f"the broker refused to create topic {name}: {reason}"
         for name, code, *_ in answer.topic_errors:
-            if code not in (0, TopicAlreadyExistsError.errno):
-                raise BrokerUnavailable(f"the broker refused to create topic {name}: {for_code(code).__name__}")
+            if name in self._refusals:
+                self._refuse(self._refusals[name], code)

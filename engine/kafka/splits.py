@@ -12,7 +12,7 @@ from engine.resources import splitting
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from engine.kafka.registry import View
+    from engine.kafka.view import View
     from engine.protocol.record import HeaderPairs
     from engine.resources import Experiment
 

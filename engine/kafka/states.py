@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeAlias
 
-from engine.kafka.registry import CREATING, FAILED, READY
+from engine.kafka.view import CREATING, FAILED, READY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from engine.kafka.registry import View
+    from engine.kafka.view import View
     from engine.resources import Explainer, Pipeline
 
 # A state and its reason.
@@ -52,5 +52,5 @@ def _of_pipeline_elsewhere(name: str, view: View, now: float) -> Told:
         return FAILED, "it is not loaded"
     said = view.state(("pipeline", name), now)
     if said is None:
-        return CREATING, "no worker has taken it up yet"
+        return CREATING, view.silence(now)
     return (said.state if said.state in (READY, CREATING) else FAILED), said.reason

@@ -6,27 +6,29 @@ import asyncio
 import logging
 import random
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.dataflow import explaining, plan
 from engine.dataflow.compiler import compile_pipeline
 from engine.dataflow.external import compile_input
-from engine.errors import EngineError, ModelFailed, RuntimeUnavailable, UnequalPartitions
+from engine.errors import EngineError, ModelFailed, RuntimeUnavailable, TopicRefused, UnequalPartitions
 from engine.execution import Execution
-from engine.kafka import client, states
+from engine.kafka import needs, states
 from engine.kafka.agents import Worker, Writers
 from engine.kafka.asking import Asking
 from engine.kafka.budget import Budget
+from engine.kafka.cleaning import Cleaner
 from engine.kafka.joins import Joiner
 from engine.kafka.outlet import Outlet
-from engine.kafka.registry import CREATING, FAILED, HEARTBEAT_SECONDS, READY, Loaded, State
 from engine.kafka.retiring import Retirable
 from engine.kafka.splits import Splits
 from engine.kafka.transactions import GroupOffsets, Transactions
 from engine.kafka.transport import ConsumerLoop
+from engine.kafka.view import CREATING, FAILED, READY, Loaded, State
 from engine.protocol.record import Owner, Side
-from engine.resources import Experiment, Model, Pipeline
+from engine.resources import Model, Pipeline
 from engine.runtimes import choice
 from engine.settings import EXACTLY_ONCE
 
@@ -35,10 +37,12 @@ if TYPE_CHECKING:
 
     from engine.dataflow.external import Upstream
     from engine.kafka.client import Topology
-    from engine.kafka.registry import Key, Registry
+    from engine.kafka.registry import Registry
     from engine.kafka.replies import ReplyDesk
     from engine.kafka.states import Told
+    from engine.kafka.view import Key
     from engine.protocol.record import RequestIds, Topics
+    from engine.resources import TopicOptions
     from engine.runtimes.contract import Runtime
     from engine.settings import Settings
 
@@ -90,7 +94,8 @@ class Supervisor:
             self.runtime,
             lambda name: ("pipeline", name) in registry.view.resources,
         )
-        self._instance, self._trusted, self._clock = instance, tuple(trusted), clock
+        self._instance, self._trusted, self._clock = instance, set(trusted), clock
+        self._cleaner = Cleaner(topics, topology, registry, self._holds, clock)
         self._splits = Splits(registry.view, self._usable, random.random)
         self._outlet = Outlet(settings)
         # What waits for a pipeline must not take the room that this pipeline's own requests need: one budget for each
@@ -111,7 +116,7 @@ class Supervisor:
         self._models_worker: Worker | None = None
         # Pipelines that cannot be compiled here, as they came: nothing is to be done about them until they change.
         self._refused: dict[str, Loaded] = {}
-        # Resources whose topics have another number of partitions than the namespace, and the words for it.
+        # Resources whose topics cannot be had, or have another number of partitions than the namespace, and why.
         self._unequal: dict[Key, str] = {}
         # Resources as they were when their topics were made, and those whose topics somebody has changed since.
         self._made: dict[Key, Loaded] = {}
@@ -132,14 +137,12 @@ class Supervisor:
         self._tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._beat())]
 
     async def stop(self, *, drain: bool = True) -> None:
-        """Drain and stop every worker, say good-bye, free the models; a broker that is gone is not waited for."""
+        """Drain and stop every worker, free the models; a broker that is gone is not waited for."""
         tasks = [*self._tasks, *self._jobs.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.gather(*(worker.stop(drain=drain) for worker in self._living))
-        if drain:
-            await self._say_goodbye()
         for task in self._retiring:
             task.cancel()
         await asyncio.gather(*self._retiring, return_exceptions=True)
@@ -151,12 +154,6 @@ class Supervisor:
         await self._outlet.stop()
         self._consumer_loop.stop()
 
-    async def _say_goodbye(self) -> None:
-        try:
-            await asyncio.wait_for(self._registry.heartbeat(self._instance, None), client.STOP_TIMEOUT)
-        except (EngineError, TimeoutError) as error:
-            log.warning("could not say good-bye: %s", error or type(error).__name__)
-
     async def ended(self) -> None:
         """Raise when what follows the registry has failed: the process could not go on as it says it does."""
         done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -165,6 +162,34 @@ class Supervisor:
 
     def changed(self) -> None:
         """The registry's view has changed."""
+        self._changed.set()
+
+    def trust(self, folders: Iterable[str]) -> None:
+        """These folders are below what was named on the command line, too."""
+        self._trusted |= set(folders)
+
+    async def reload(self, name: str) -> None:
+        """Load a model anew from its files. Raises RuntimeUnavailable when it cannot be, and the old one goes on."""
+        key = ("model", name)
+        while (job := self._jobs.get(key)) is not None:
+            await asyncio.wait({job})
+        loaded = self._registry.view.resources.get(key)
+        if name in self._failed or name not in self._runtimes or self._runtimes[name][0] != loaded:
+            # It is stale anyway, or could not be loaded as it was.
+            self._failed.pop(name, None)
+            self._changed.set()
+            return
+        # Equal and another one: explainers see by it that what they explain is new.
+        task = self._jobs[key] = asyncio.create_task(self._renew(replace(self._runtimes[name][0])))
+        try:
+            await task
+        finally:
+            del self._jobs[key]
+            self._changed.set()
+
+    def retell(self) -> None:
+        """What was said of the states here is gone from the topic; it is said again."""
+        self._told.clear()
         self._changed.set()
 
     def runtime(self, name: str) -> Runtime | None:
@@ -187,7 +212,7 @@ class Supervisor:
 
     async def _beat(self) -> None:
         loop = asyncio.get_running_loop()
-        beaten = looked = watched = -HEARTBEAT_SECONDS
+        looked = watched = -WATCH_SECONDS
         while True:
             try:
                 if loop.time() - looked >= TOPICS_SECONDS:
@@ -196,12 +221,10 @@ class Supervisor:
                 if loop.time() - watched >= WATCH_SECONDS:
                     watched = loop.time()
                     await asyncio.gather(*(worker.watch() for worker in self._living))
-                if loop.time() - beaten >= HEARTBEAT_SECONDS:
-                    await self._registry.heartbeat(self._instance, self._clock())
-                    beaten = loop.time()
                 await self._check()
+                await self._cleaner.clean()
             except EngineError as error:
-                log.warning("could not tell that this instance lives: %s", error)
+                log.warning("could not tell the states of what runs here: %s", error)
             await asyncio.sleep(CHECK_SECONDS)
 
     async def _apply(self) -> None:
@@ -223,7 +246,7 @@ class Supervisor:
         for name in set(self._workers) - set(pipelines):
             self._begin(("pipeline", name), self._stop_pipeline(name))
         self._open_workers(models)
-        for key in set(self._told) - set(resources):
+        for key in {key for key in self._told if key not in resources and not self._holds(key)}:
             del self._told[key]
             await self._registry.forget(key, self._instance)
         await self._check()
@@ -283,33 +306,40 @@ class Supervisor:
 
     async def _ensure_topics(self, resources: Mapping[Key, Loaded]) -> None:
         """Create every topic that the resources need, and find out which of them cannot work with what is there."""
+        self._cleaner.follow(self._made, resources)
         # What was lost is made again when its resource is loaded anew, and not behind an administrator's back.
         self._lost = {key: words for key, words in self._lost.items() if self._made.get(key) is resources.get(key)}
-        needs = {key: self._needs(loaded) for key, loaded in resources.items() if key not in self._lost}
-        joins = [self._topics.joins(key[1]) for key in needs if _joins(resources[key])]
+        wanted = {key: self._needs(loaded) for key, loaded in resources.items() if key not in self._lost}
+        options = needs.options(self._topics, (loaded.resource for loaded in resources.values()))
         self._unequal = dict(self._lost)
         try:
-            await self._topology.ensure({name for names in needs.values() for name in names})
-            await self._topology.ensure_changelogs(joins)
-        except UnequalPartitions:
-            for key, names in needs.items():
+            await self._ensure(resources, wanted, options)
+        except (UnequalPartitions, TopicRefused):
+            for key, names in wanted.items():
                 try:
-                    await self._topology.ensure(names)
-                    await self._topology.ensure_changelogs(
-                        [self._topics.joins(key[1])] if _joins(resources[key]) else []
-                    )
-                except UnequalPartitions as error:
+                    await self._ensure(resources, {key: names}, options)
+                except (UnequalPartitions, TopicRefused) as error:
                     self._unequal[key] = str(error)
+        usable = {name for key, names in wanted.items() if key not in self._unequal for name in names}
+        await self._topology.compare(usable, options)
+        self._made = {key: resources[key] for key in {*wanted, *self._lost}}
 
-        self._made = {key: resources[key] for key in {*needs, *self._lost}}
+    async def _ensure(
+        self, resources: Mapping[Key, Loaded], wanted: Mapping[Key, Sequence[str]], options: Mapping[str, TopicOptions]
+    ) -> None:
+        await self._topology.ensure({name for names in wanted.values() for name in names}, options)
+        joins = (needs.joins(self._topics, resources[key].resource) for key in wanted)
+        await self._topology.ensure_changelogs({name for names in joins for name in names})
 
     async def _check_topics(self) -> None:
         """Stop what runs on topics that somebody has deleted or grown, and start it where they are back."""
         resources = self._registry.view.resources
-        needs = {key: self._needs(loaded) for key, loaded in self._made.items() if resources.get(key) is loaded}
-        faults = await self._topology.faults({name for names in needs.values() for name in names})
+        wanted = {key: self._needs(loaded) for key, loaded in self._made.items() if resources.get(key) is loaded}
+        faults = await self._topology.faults({name for names in wanted.values() for name in names})
         lost = {
-            key: words for key, names in needs.items() if (words := next((faults[n] for n in names if n in faults), ""))
+            key: words
+            for key, names in wanted.items()
+            if (words := next((faults[n] for n in names if n in faults), ""))
         }
         if lost == self._lost:
             return
@@ -323,19 +353,17 @@ class Supervisor:
         self._changed.set()
 
     def _needs(self, loaded: Loaded) -> list[str]:
-        """The topics of a resource: its own, and those of what it reads and writes."""
-        resource = loaded.resource
-        if isinstance(resource, Experiment):
-            return []
-        if isinstance(resource, Model):
-            return [self._topics.of(owner, resource.name, side) for owner in _owners(resource) for side in Side]
-        owners = [(Owner.PIPELINE, resource.name), *((Owner.MODEL, step.name) for step in resource.steps)]
-        upstream = compile_input(resource)[0]
-        sources = upstream.sources if upstream is not None else ()
-        return [
-            *(self._topics.of(owner, name, side) for owner, name in owners for side in Side),
-            *(self._topics.of(source.owner, source.name, source.side) for source in sources),
-        ]
+        return needs.needed(self._topics, loaded.resource)
+
+    def _holds(self, key: Key) -> bool:
+        """Whether something of a resource still runs here, or is about to be started or ended."""
+        kind, name = key
+        if key in self._jobs or name in (self._workers if kind == "pipeline" else {*self._runtimes, *self._failed}):
+            return True
+        if kind == "pipeline":
+            return False
+        inputs, worker = self._topics.of(Owner.MODEL, name, Side.INPUTS), self._models_worker
+        return ("models", "") in self._jobs or (worker is not None and inputs in worker.routes)
 
     def _usable(self, model: str) -> bool:
         told = self._told.get(("model", model))
@@ -366,20 +394,26 @@ class Supervisor:
             self._failed[model.name] = (loaded, self._unequal[loaded.key])
             return
         await self._tell(loaded, CREATING, "loading")
-        folder, trusted = Path(loaded.folder), loaded.folder in self._trusted
-        explained = await self._asking.of(model.explainer) if model.explainer is not None else None
         try:
-            runtime = choice.make(model, folder, self._settings, trusted=trusted, explained=explained)
-            await runtime.load()
+            await self._renew(loaded)
         except RuntimeUnavailable as error:
             log.warning("%s", error)
             self._failed[model.name] = (loaded, error.reason)
-            return
+
+    async def _renew(self, loaded: Loaded) -> None:
+        """Load a model in the place of the one that runs, which finishes what it has begun."""
+        model = loaded.resource
+        assert isinstance(model, Model)
+        folder, trusted = Path(loaded.folder), loaded.folder in self._trusted
+        explained = await self._asking.of(model.explainer) if model.explainer is not None else None
+        runtime = choice.make(model, folder, self._settings, trusted=trusted, explained=explained)
+        await runtime.load()
         self._failed.pop(model.name, None)
         old = self._runtimes.get(model.name)
         self._runtimes[model.name] = (loaded, Retirable(runtime))
         if old is not None:
             self._retire(old[1])
+            self._told.pop(loaded.key, None)  # what it says of its tensors may be new
 
     def _models_topics(self, models: Mapping[str, Loaded]) -> dict[str, tuple[Owner, str]]:
         usable = {name: loaded for name, loaded in models.items() if loaded.key not in self._unequal}
@@ -387,7 +421,7 @@ class Supervisor:
             self._topics.of(owner, name, Side.INPUTS): (owner, name)
             for name, loaded in usable.items()
             if isinstance(loaded.resource, Model)
-            for owner in _owners(loaded.resource)
+            for owner in needs.owners(loaded.resource)
         }
 
     def _models_worker_stale(self, models: Mapping[str, Loaded]) -> bool:
@@ -514,7 +548,7 @@ class Supervisor:
         ready = await runtime.ready()
         reason = self._lost.get(loaded.key, "" if ready else "the model does not answer that it is ready")
         told = self._told.get(loaded.key)
-        is_news = told is None or (told.version, told.state) != (loaded.version, READY)
+        is_news = told is None or (told.offset, told.state) != (loaded.offset, READY)
         metadata = await _metadata(runtime) if ready and is_news else None
         return ((FAILED, reason) if reason else (READY, "loaded")), metadata
 
@@ -536,9 +570,9 @@ class Supervisor:
 
     async def _tell(self, loaded: Loaded, state: str, reason: str, metadata: Any = None) -> None:
         told = self._told.get(loaded.key)
-        if told is not None and (told.version, told.state, told.reason) == (loaded.version, state, reason):
+        if told is not None and (told.offset, told.state, told.reason) == (loaded.offset, state, reason):
             return
-        said = State(loaded.key, self._instance, loaded.version, state, reason, self._clock(), metadata)
+        said = State(loaded.key, self._instance, loaded.version, state, reason, self._clock(), metadata, loaded.offset)
         self._told[loaded.key] = said
         await self._registry.tell(said)
 
@@ -551,17 +585,6 @@ async def _metadata(runtime: Runtime) -> Any:
     except (EngineError, TimeoutError):
         return None
     return found if found.ByteSize() <= MOST_METADATA_BYTES else None
-
-
-def _owners(model: Model) -> list[Owner]:
-    """Under whose names a model's topics are: an explainer has some of its own besides."""
-    return [Owner.MODEL, Owner.EXPLAINER] if model.explainer is not None else [Owner.MODEL]
-
-
-def _joins(loaded: Loaded) -> bool:
-    """Whether a resource is a pipeline that joins what others give."""
-    upstream = compile_input(loaded.resource)[0] if isinstance(loaded.resource, Pipeline) else None
-    return upstream is not None and upstream.joins
 
 
 def _goes_on(worker: Worker, upstream: Upstream | None) -> bool:

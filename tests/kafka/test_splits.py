@@ -5,8 +5,8 @@ from typing import Any
 import orjson
 
 from engine.calls import Way
-from engine.kafka.registry import View
 from engine.kafka.splits import Splits
+from engine.kafka.view import View
 from engine.protocol.routes import ROUTE
 
 AB = {"default": "a", "candidates": [{"name": "a", "weight": 3}, {"name": "b", "weight": 1}]}

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from engine.kafka import states
-from engine.kafka.registry import CREATING, FAILED, READY, Loaded, State, View
+from engine.kafka.view import CREATING, FAILED, READY, WORKER, Instance, Loaded, State, View
 from engine.resources import Explainer, Pipeline, documents, parse
 
 HEAD = "apiVersion: mlops.seldon.io/v1alpha1\nmetadata: {name: NAME}\n"
@@ -10,7 +10,7 @@ NOW = 100.0
 
 def view(*models: str, pipeline: tuple[str, str] | None = None) -> View:
     """With models that are loaded, and a pipeline `p` of which a living instance says this."""
-    found = View(heartbeats={"i": NOW})
+    found = View(instances={"i": Instance("i", NOW, (WORKER,), 0)})
     for name in models:
         _put(found, "model", name, "kind: Model\nspec: {storageUri: python:a:b}\n")
     if pipeline is not None:
