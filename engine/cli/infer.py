@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import time
 from contextlib import closing
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
 
-from engine.cli import configs, doors, routes
+from engine.cli import configs, doors, options, routes
 from engine.errors import EngineError
 
 if TYPE_CHECKING:
@@ -33,17 +34,16 @@ _host = click.option(
 _authority = click.option("--authority", default="", metavar="NAME", help="Send this as the host's name.")
 
 
-def _inferring(kind: str, suffix: str) -> click.Command:
-    @click.command("infer", help=_help(kind))
-    @click.argument("name")
-    @click.argument("data", required=False)
-    @click.option("-f", "--file-path", type=click.File("rb"), help="A file that holds the request.")
-    @click.option("--header", "header", multiple=True, metavar="KEY=VAL", help="Send a header; may be repeated.")
-    @_host
-    @click.option(
+_calling = options.together(
+    _host,
+    click.option(
         "--inference-mode", type=click.Choice(("rest", "grpc")), default="rest", show_default=True, help="By what."
-    )
-    @click.option(
+    ),
+    _authority,
+)
+
+_repeating = options.together(
+    click.option(
         "-i",
         "--iterations",
         type=click.IntRange(min=1),
@@ -51,13 +51,36 @@ def _inferring(kind: str, suffix: str) -> click.Command:
         show_default=True,
         metavar="N",
         help="Call so often.",
-    )
-    @click.option("-t", "--seconds", type=click.FloatRange(min=0), default=0, help="Call again for so long.")
-    @click.option("--show-headers", is_flag=True, help="Show the headers of request and answer.")
-    @click.option("-r", "--show-request", is_flag=True, help="Show the request.")
-    @click.option("-o", "--show-response/--no-show-response", default=True, help="Show the answer. [default: true]")
-    @click.option("-s", "--sticky-session", is_flag=True, help="Take the route of the last answer again.")
-    @_authority
+    ),
+    click.option("-t", "--seconds", type=click.FloatRange(min=0), default=0, help="Call again for so long."),
+    click.option("-s", "--sticky-session", is_flag=True, help="Take the route of the last answer again."),
+)
+
+_showing = options.together(
+    click.option("--show-headers", is_flag=True, help="Show the headers of request and answer."),
+    click.option("-r", "--show-request", is_flag=True, help="Show the request."),
+    click.option("-o", "--show-response/--no-show-response", default=True, help="Show the answer. [default: true]"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """What of one call is printed."""
+
+    show_headers: bool
+    show_request: bool
+    show_response: bool
+
+
+def _inferring(kind: str, suffix: str) -> click.Command:
+    @click.command("infer", help=_help(kind))
+    @click.argument("name")
+    @click.argument("data", required=False)
+    @click.option("-f", "--file-path", type=click.File("rb"), help="A file that holds the request.")
+    @click.option("--header", "header", multiple=True, metavar="KEY=VAL", help="Send a header; may be repeated.")
+    @_calling
+    @_repeating
+    @_showing
     def command(
         name: str,
         data: str | None,
@@ -65,33 +88,26 @@ def _inferring(kind: str, suffix: str) -> click.Command:
         header: tuple[str, ...],
         inference_host: str,
         inference_mode: str,
+        authority: str,
         iterations: int,
         seconds: float,
-        authority: str,
         *,
-        show_headers: bool,
-        show_request: bool,
-        show_response: bool,
         sticky_session: bool,
+        **shown: bool,
     ) -> None:
         if (data is None) == (file_path is None):
             raise click.UsageError("give the request as an argument, or a file that holds it by -f")
         body = file_path.read() if file_path is not None else (data or "").encode()
         headers = [doors.header(text) for text in header]
-        call = doors.Call(name, f"{name}{suffix}", inference_host, authority, body)
+        # Names have no dots: with one it says itself what it is the name of, as NAME.experiment does.
+        route = name if "." in name else f"{name}{suffix}"
+        call = doors.Call(name, route, inference_host, authority, body)
         session = routes.session() if sticky_session else None
         with closing(_door(call, inference_mode)) as door:
             if iterations > 1 or seconds:
                 _many(door, headers, session, iterations, seconds)
             else:
-                _once(
-                    door,
-                    headers,
-                    session,
-                    show_headers=show_headers,
-                    show_request=show_request,
-                    show_response=show_response,
-                )
+                _once(door, headers, session, _Shown(**shown))
 
     return command
 
@@ -140,29 +156,21 @@ def _door(call: Call, mode: str) -> Door:
     return Rest(call)
 
 
-def _once(
-    door: Door,
-    headers: Pairs,
-    session: Session | None,
-    *,
-    show_headers: bool,
-    show_request: bool,
-    show_response: bool,
-) -> None:
+def _once(door: Door, headers: Pairs, session: Session | None, shown: _Shown) -> None:
     if session is not None:
         headers = [*headers, *session.headers()]
-    if show_headers:
+    if shown.show_headers:
         _print(door.sent(headers))
-    if show_request:
+    if shown.show_request:
         click.echo(door.request())
     reply = door.call(headers)
-    if show_headers:
+    if shown.show_headers:
         _print(door.received(reply))
     if session is not None:
         session.keep(reply)
     if reply.code:
         raise EngineError(reply.text)
-    if show_response:
+    if shown.show_response:
         click.echo(reply.text)
 
 

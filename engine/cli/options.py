@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 DEFAULT_BROKER = "127.0.0.1:9092"
 
 
-def _together(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def together(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Several flags as one decorator."""
+
     def decorate(function: Any) -> Any:
         for option in reversed(options):
             function = option(function)
@@ -28,7 +30,7 @@ def _together(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return decorate
 
 
-kafka = _together(
+kafka = together(
     click.option("--kafka-broker", metavar="HOST:PORT", help="The Kafka broker."),
     click.option("--namespace", metavar="NS", help="The namespace: part of every topic's name. [default: default]"),
     click.option("--topic-prefix", metavar="P", help="What topics' names begin with. [default: seldon]"),
@@ -41,12 +43,12 @@ kafka = _together(
     ),
 )
 
-topics = _together(
+topics = together(
     click.option("--partitions", type=int, metavar="N", help="Partitions of each topic. [default: 8]"),
     click.option("--replication-factor", type=int, metavar="N", help="Replicas of topics we create. [default: 1]"),
 )
 
-serving = _together(
+serving = together(
     click.option("--request-timeout", type=float, metavar="SECONDS", help="A caller waits at most. [default: 30]"),
     click.option(
         "--processing-guarantee", type=click.Choice(GUARANTEES), help="[default: the best that the broker holds]"
@@ -56,7 +58,7 @@ serving = _together(
 listen = click.option("--listen", metavar="HOST:PORT", help="Where REST and gRPC are served. [default: 127.0.0.1:9000]")
 
 # The reference's flags that have nothing to do here: its scheduler is not needed, Kafka is the control plane.
-accepted = _together(
+accepted = together(
     click.option("--scheduler-host", hidden=True, expose_value=False, help="Accepted, without effect."),
     click.option("--authority", hidden=True, expose_value=False, help="Accepted, without effect."),
     click.option("--force", is_flag=True, hidden=True, expose_value=False, help="Accepted: we always act."),

@@ -141,6 +141,12 @@ def test_a_models_call_is_for_the_model(served: Served) -> None:
     assert served.fake.calls[0][0] == Target(Owner.MODEL, "echo")
 
 
+@pytest.mark.parametrize("command", [infer.model_infer, infer.pipeline_infer], ids=["model", "pipeline"])
+def test_a_name_that_says_its_kind_is_called_as_that(served: Served, command: click.Command) -> None:
+    run(command, "echo.experiment", DATA)
+    assert served.fake.calls[0][0] == Target(Owner.EXPERIMENT, "echo")
+
+
 def test_the_documented_call_shows_the_headers_of_both_ways(served: Served) -> None:
     lines = run(infer.pipeline_infer, "--show-headers", "--header", "X-foo=bar", "echo", DATA).stdout.splitlines()
     assert lines[:6] == [
