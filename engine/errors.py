@@ -5,6 +5,7 @@ EngineError
 ├── InvalidResources     YAML files with faults; carries all of them
 ├── BrokerUnavailable    no broker answers, or it answers something that cannot be worked with
 │   ├── BrokerReplaced   another cluster answers at the address now: topics, groups and resources are gone
+│   ├── TopicRefused     the broker does not make or delete a topic as it was asked to
 │   └── UnequalPartitions  a topic has another number of partitions than its namespace
 ├── RuntimeUnavailable   a model cannot be loaded: missing artefact, missing extra, server that refuses
 └── RequestError         one request that cannot be answered
@@ -50,6 +51,10 @@ class BrokerUnavailable(EngineError):
 
 class BrokerReplaced(BrokerUnavailable):
     """Another cluster answers at the address: an embedded broker was started anew, say, with nothing in it."""
+
+
+class TopicRefused(BrokerUnavailable):
+    """The broker does not make or delete a topic as it was asked to; asking again would not help."""
 
 
 class UnequalPartitions(BrokerUnavailable):

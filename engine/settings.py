@@ -20,6 +20,10 @@ GUARANTEES = (AT_LEAST_ONCE, EXACTLY_ONCE)
 SECURITY_PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 SASL_MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 
+# What a topic's compression.type may be in Kafka, and its retention.ms.
+COMPRESSIONS = ("producer", "uncompressed", "gzip", "snappy", "lz4", "zstd")
+FOR_EVER, MOST_MILLISECONDS = -1, (1 << 63) - 1
+
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 # A host, or an IPv6 address in brackets; Kafka's clients know a port where none is named.
@@ -41,6 +45,8 @@ class Settings:
     namespace, topic_prefix parts of every topic, group and transactional id
     partitions              of each topic of a namespace, as joins need equal counts
     replication_factor      of topics that we create
+    retention_ms            records of requests stay on topics that we create; -1: for ever; 0: as the broker says
+    compression             in which form the broker keeps them; empty: as the broker says
     request_timeout         seconds a caller waits at most, and a model's call takes at most
     max_message_bytes       of one request or answer: REST body, gRPC message, Kafka record
     max_in_flight           synchronous calls that wait at once in one gateway; the next one gets 429
@@ -72,6 +78,8 @@ class Settings:
     topic_prefix: str = "seldon"
     partitions: int = 8
     replication_factor: int = 1
+    retention_ms: int = 0
+    compression: str = ""
     request_timeout: float = 30.0
     max_message_bytes: int = 100 * 1024 * 1024
     max_in_flight: int = 4096
@@ -102,6 +110,11 @@ class Settings:
         for name in ("namespace", "topic_prefix"):
             self._check_topic_part(name)
         self._check_choice("processing_guarantee", ("", *GUARANTEES))
+        self._check_choice("compression", ("", *COMPRESSIONS))
+        if not FOR_EVER <= self.retention_ms <= MOST_MILLISECONDS:
+            raise InvalidSettings(
+                f"retention_ms is {self.retention_ms}; it must be at least 1, -1 for ever, or 0 for the broker's own"
+            )
         self._check_kafka()
 
         if self.kafka_broker and not all(map(_BROKER.fullmatch, self.kafka_broker.split(","))):
@@ -142,6 +155,8 @@ ENVIRONMENT: tuple[tuple[str, str], ...] = (
     ("SELDON_KAFKA_BROKER", "kafka_broker"),
     ("SELDON_KAFKA_PARTITIONS_DEFAULT", "partitions"),
     ("SELDON_KAFKA_REPLICATION_FACTOR", "replication_factor"),
+    ("SELDON_KAFKA_TOPIC_RETENTION_MS", "retention_ms"),
+    ("SELDON_KAFKA_TOPIC_COMPRESSION_TYPE", "compression"),
     ("SELDON_KAFKA_MAX_MESSAGE_SIZE_BYTES", "max_message_bytes"),
     ("SELDON_KAFKA_LISTEN", "kafka_listen"),
     ("SELDON_KAFKA_SECURITY_PROTOCOL", "kafka_security"),

@@ -102,6 +102,11 @@ def test_a_broker_is_named_by_its_addresses(broker: str) -> None:
             "kafka_security is SASL_SSL; set kafka_user and kafka_password too",
         ),
         ({"kafka_key": "k.pem"}, "kafka_key is set; set kafka_certificate too"),
+        ({"retention_ms": -2}, "retention_ms is -2; it must be at least 1, -1 for ever, or 0 for the broker's own"),
+        (
+            {"compression": "zip"},
+            'compression is "zip"; it must be one of producer, uncompressed, gzip, snappy, lz4, zstd',
+        ),
         ({"transaction_timeout": 0.0}, "transaction_timeout is 0.0; it must be more than 0 seconds"),
     ],
 )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.errors import InvalidSettings
 from engine.resources import did_you_mean, quoted
-from engine.settings import Settings
+from engine.settings import FOR_EVER, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -33,7 +33,12 @@ _CLIENT = {
     "session.timeout.ms": "session_timeout",
     "message.max.bytes": "max_message_bytes",
 }
-_TOPICS = {"numPartitions": "partitions", "replicationFactor": "replication_factor"}
+_TOPICS = {
+    "numPartitions": "partitions",
+    "replicationFactor": "replication_factor",
+    "retention.ms": "retention_ms",
+    "compression.type": "compression",
+}
 
 # What the reference's own files hold and what only tunes its client: known, and without effect here.
 _WITHOUT_EFFECT = (
@@ -157,11 +162,14 @@ def _put(found: dict[str, Any], place: str, key: str, entries: Mapping[str, Any]
 
 
 def _value(place: str, key: str, value: Any, name: str) -> Any:
-    if isinstance(getattr(Settings(), name), str):
+    default = getattr(Settings(), name)
+    if isinstance(default, str):
         if not isinstance(value, str):
             raise InvalidSettings(f"{place}: {key} must be a text")
         return value
+    if name == "retention_ms" and str(value) == str(FOR_EVER):
+        return FOR_EVER
     # librdkafka takes numbers as texts too.
     if isinstance(value, bool) or not str(value).isdecimal():
         raise InvalidSettings(f"{place}: {key} is {json.dumps(value)}; it must be a number, 0 or more")
-    return int(value) / 1000 if key.endswith(".ms") else int(value)
+    return int(value) / 1000 if isinstance(default, float) else int(value)

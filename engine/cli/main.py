@@ -8,7 +8,7 @@ import sys
 import click
 
 from engine import __version__
-from engine.cli import completion, configs, control, goflags, infer, inspecting, plans, redriving, serve
+from engine.cli import completion, configs, control, goflags, infer, inspecting, plans, redriving, serve, topics
 from engine.errors import EngineError, InvalidInput, InvalidResources, InvalidSettings
 
 # A full disk, a file that may not grow, a quota, a disk that was mounted read-only.
@@ -86,6 +86,7 @@ def experiment() -> None:
 
 main.add_command(configs.config)
 main.add_command(completion.completion)
+main.add_command(topics.topics)
 for command in (serve.up, serve.worker, serve.gateway, control.load, control.unload, control.status):
     main.add_command(command)
 for command in (

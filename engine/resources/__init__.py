@@ -18,11 +18,13 @@ from engine.resources.kinds import (
     Resources,
     ResourceType,
     Step,
+    files,
     load,
     parse,
     to_json,
 )
 from engine.resources.source import Document, Place, Problem, did_you_mean, documents, nearest, quoted
+from engine.resources.topic_options import TopicOptions
 
 __all__ = [
     "API_VERSION",
@@ -45,8 +47,10 @@ __all__ = [
     "ResourceType",
     "Resources",
     "Step",
+    "TopicOptions",
     "did_you_mean",
     "documents",
+    "files",
     "load",
     "nearest",
     "parse",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from engine.resources.metadata import Metadata
 from engine.resources.problems import did_you_mean, quoted
+from engine.resources.topic_options import PREFIX, TopicOptions
 
 if TYPE_CHECKING:
     from engine.resources.section import Section
@@ -66,6 +67,10 @@ def read_experiment(name: str, metadata: Metadata, spec: Section, document: Docu
         document=document,
     )
     _check(experiment, spec)
+    if metadata.topic_options != TopicOptions():
+        message = f"{spec.title} has no topics of its own, and asks something of them"
+        hint = f"move {PREFIX}... to the models or pipelines that it names"
+        spec.findings.add(document.key_problem(("metadata", "annotations"), message, hint))
     return experiment
 
 

@@ -43,6 +43,7 @@ __all__ = [
     "ResourceType",
     "Resources",
     "Step",
+    "files",
     "load",
     "parse",
     "to_json",
@@ -135,6 +136,11 @@ def load(
                     _add_file(file, raw, resources, faulty, problems, is_named=file == path)
     problems.extend(_shared_defaults(resources.values()))
     return _sorted_by_kind(resources.values(), faulty), problems
+
+
+def files(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
+    """The files that `load` would read, and what was named and is not there."""
+    return [file for path in map(Path, paths) for file in _files(path, [])]
 
 
 def _read(document: Document, findings: Findings) -> Resource | None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from engine.resources.problems import quoted
+from engine.resources.topic_options import TopicOptions, read_topic_options
 
 if TYPE_CHECKING:
     from engine.resources.section import Section
@@ -36,22 +37,28 @@ _METADATA = (
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
-    """A resource's Kubernetes metadata beside its name; nothing here changes what the resource does."""
+    """A resource's Kubernetes metadata beside its name; nothing here changes what the resource does.
+
+    topic_options   what the annotations ask of the resource's topics
+    """
 
     namespace: str = ""
     labels: tuple[tuple[str, str], ...] = ()
     annotations: tuple[tuple[str, str], ...] = ()
     generation: int | None = None
+    topic_options: TopicOptions = field(default_factory=TopicOptions)
 
 
 def read_metadata(section: Section) -> Metadata:
     """The metadata section, without the name."""
     section.only(_METADATA)
+    annotations = section.pairs("annotations")
     return Metadata(
         namespace=section.text("namespace"),
         labels=section.pairs("labels"),
-        annotations=section.pairs("annotations"),
+        annotations=annotations,
         generation=section.number("generation", most=(1 << 63) - 1),
+        topic_options=read_topic_options(section, annotations),
     )
 
 

@@ -137,9 +137,10 @@ class Section:
         else:
             self.findings.add(self.document.key_problem(self.path, message, hint))
 
-    def refuse_key(self, key: str, message: str, hint: str = "") -> None:
-        """Find fault with a key of this section."""
-        self.findings.add(self.document.key_problem((*self.path, key), message, hint))
+    def refuse_key(self, key: str | KeyPath, message: str, hint: str = "") -> None:
+        """Find fault with a key of this section, or of a mapping within it."""
+        keys = key if isinstance(key, tuple) else (key,)
+        self.findings.add(self.document.key_problem((*self.path, *keys), message, hint))
 
     def _value(self, key: str, wanted: type[Wanted]) -> Wanted | None:
         """The field's value; None when it is absent, null or, with a finding, of another type."""

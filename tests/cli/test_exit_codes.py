@@ -51,6 +51,7 @@ KAFKA = {
     "experiment stop": ("e",),
     "experiment status": ("e",),
     "experiment list": (),
+    "topics list": (),
 }
 GATEWAY = {"model infer": ("m", "{}"), "model metadata": ("m",), "pipeline infer": ("p", "{}")}
 FILES = [name for name, arguments in KAFKA.items() if "-f" in arguments]

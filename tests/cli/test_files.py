@@ -43,7 +43,7 @@ def test_the_reference_s_own_file_is_taken(written: Written) -> None:
         },
         "producer": {"linger.ms": 0, "message.max.bytes": 1000000000},
         "streams": {"replication.factor": 1},
-        "topics": {"numPartitions": 4, "replicationFactor": "3"},
+        "topics": {"numPartitions": 4, "replicationFactor": "3", "retention.ms": -1, "compression.type": "zstd"},
     }
     assert files.kafka(written(content)) == {
         "kafka_broker": "kafka:9092",
@@ -52,6 +52,8 @@ def test_the_reference_s_own_file_is_taken(written: Written) -> None:
         "max_message_bytes": 1000000000,
         "partitions": 4,
         "replication_factor": 3,
+        "retention_ms": -1,
+        "compression": "zstd",
     }
 
 
@@ -89,6 +91,8 @@ def test_tls_and_sasl_are_told_by_librdkafka_s_names(written: Written) -> None:
         ({"producer": {"sasl.user": "a"}}, 'producer: unknown key "sasl.user"'),
         ({"topics": {"partitions": 5}}, 'topics: unknown key "partitions"'),
         ({"topics": {"numPartitions": "many"}}, 'topics: numPartitions is "many"; it must be a number'),
+        ({"topics": {"retention.ms": -5}}, "topics: retention.ms is -5; it must be a number, 0 or more"),
+        ({"topics": {"compression.type": 5}}, "topics: compression.type must be a text"),
         ({"topics": {"numPartitions": True}}, "topics: numPartitions is true; it must be a number"),
         ({"bootstrap.servers": ["a"]}, "bootstrap.servers must be a text"),
         (

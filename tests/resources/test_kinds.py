@@ -386,6 +386,7 @@ def test_the_public_names_are_these() -> None:
         "ResourceType",
         "Resources",
         "Step",
+        "TopicOptions",
         "did_you_mean",
         "documents",
         "load",
