@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from engine.app import Process
     from engine.settings import Settings
+    from engine.watching import Watch
 
 log = logging.getLogger(__name__)
 
@@ -113,9 +114,10 @@ def _serve(paths: tuple[str, ...], flags: dict[str, Any], *, broker: bool, worke
     _keep_heap_small()
     # Slow to import, and of no use to the other commands.
     from engine import app
+    from engine.watching import Watch
 
     settings = options.settings(flags, default_broker=not broker)
-    named = app.read(paths, alone=broker and not settings.kafka_broker)
+    watch = Watch(paths, lambda line: click.echo(line, err=True), alone=broker and not settings.kafka_broker)
     _log(settings)
     console = Console(stderr=True, highlight=False)
     parts = app.Parts(broker=broker, worker=worker, gateway=gateway)
@@ -126,9 +128,9 @@ def _serve(paths: tuple[str, ...], flags: dict[str, Any], *, broker: bool, worke
                 status.update(text)
 
         def make(settings: Settings) -> Process:
-            return app.Process(settings, parts, named, progress)
+            return app.Process(settings, parts, watch.named, progress)
 
-        asyncio.run(_run(make, settings, since, status.stop))
+        asyncio.run(_run(make, watch, settings, since, status.stop))
     _leave_hanging_models()
 
 
@@ -147,7 +149,7 @@ def _leave_hanging_models() -> None:
 
 
 async def _run(
-    make: Callable[[Settings], Process], settings: Settings, since: float, quiet: Callable[[], None]
+    make: Callable[[Settings], Process], watch: Watch, settings: Settings, since: float, quiet: Callable[[], None]
 ) -> None:
     """Run until a signal comes; a broker that came back as another one, with nothing in it, is begun with anew."""
     stop = asyncio.Event()
@@ -156,7 +158,7 @@ async def _run(
         loop.add_signal_handler(number, _stop, stop)
     collecting = asyncio.create_task(_collect())
     try:
-        await _run_through(stop, make, settings, since, quiet)
+        await _run_through(stop, make, watch, settings, since, quiet)
     finally:
         collecting.cancel()
 
@@ -164,6 +166,7 @@ async def _run(
 async def _run_through(
     stop: asyncio.Event,
     make: Callable[[Settings], Process],
+    watch: Watch,
     settings: Settings,
     since: float,
     quiet: Callable[[], None],
@@ -172,7 +175,7 @@ async def _run_through(
     while not stop.is_set():
         process = make(settings)
         try:
-            await _run_until(stop, process, since, quiet)
+            await _run_until(stop, process, watch, since, quiet)
         except BrokerReplaced as error:
             log.warning("beginning anew: %s", error)
             anew = True
@@ -189,15 +192,17 @@ async def _run_through(
         since = time.monotonic()
 
 
-async def _run_until(stop: asyncio.Event, process: Process, since: float, quiet: Callable[[], None]) -> None:
-    starting = asyncio.create_task(_start(process, since, quiet))
+async def _run_until(
+    stop: asyncio.Event, process: Process, watch: Watch, since: float, quiet: Callable[[], None]
+) -> None:
+    starting = asyncio.create_task(_start(process, watch, since, quiet))
     stopping = asyncio.create_task(stop.wait())
     ended = None
     try:
         await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
             await starting
-            ended = asyncio.create_task(process.ended())
+            ended = asyncio.create_task(_ended(process, watch))
             await asyncio.wait((ended, stopping), return_when=asyncio.FIRST_COMPLETED)
     finally:
         quiet()
@@ -206,9 +211,21 @@ async def _run_until(stop: asyncio.Event, process: Process, since: float, quiet:
         await asyncio.gather(starting, stopping, return_exceptions=True)
         if ended is not None and not ended.done():
             ended.cancel()
+        await watch.stop()
         await process.stop()
     if ended is not None and ended.done() and not ended.cancelled():
         await ended
+
+
+async def _ended(process: Process, watch: Watch) -> None:
+    ends = {asyncio.create_task(process.ended()), asyncio.create_task(watch.ended())}
+    try:
+        done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            await task
+    finally:
+        for task in ends:
+            task.cancel()
 
 
 def _stop(stop: asyncio.Event) -> None:
@@ -217,10 +234,11 @@ def _stop(stop: asyncio.Event) -> None:
     stop.set()
 
 
-async def _start(process: Process, since: float, quiet: Callable[[], None]) -> None:
+async def _start(process: Process, watch: Watch, since: float, quiet: Callable[[], None]) -> None:
     from engine import app
 
     await process.start()
+    watch.start(process.registry, process.supervisor)
     if process.supervisor is not None:
         await process.ready()
     _relax_collector()

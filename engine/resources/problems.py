@@ -48,10 +48,15 @@ class Problem:
     excerpt: str = ""
     width: int = 1
 
+    @property
+    def line(self) -> str:
+        """It as one line of text."""
+        return f"{self.place}: {self.message}{f' ({self.hint})' if self.hint else ''}"
+
     def __str__(self) -> str:
-        headline = f"{self.place}: {self.message}"
         if not self.excerpt:
-            return f"{headline} ({self.hint})" if self.hint else headline
+            return self.line
+        headline = f"{self.place}: {self.message}"
         text, column = _window(self.excerpt, self.place.column)
         carets = "^" * max(1, min(self.width, len(text) - column + 1))
         marker = f"{' ' * (column - 1)}{carets} {self.hint}".rstrip()

@@ -80,13 +80,18 @@ def fetch(name: str, uri: str, folder: Path, cache: Path, *, outside: bool = Fal
         raise RuntimeUnavailable(name, f'"{stores.shown(uri)}": {stores.reason(error, uri)}') from error
 
 
-def _local(uri: str, folder: Path, *, outside: bool) -> Path:
-    if not is_local(uri):
-        raise ValueError("nothing here opens such addresses")
+def path_of(uri: str) -> Path:
+    """The path that is written as a local address. ValueError for one on another machine."""
     parts = urlsplit(uri) if uri.startswith("file:") else None
     if parts is not None and parts.netloc not in ("", "localhost"):
         raise ValueError("it names another machine; write file:///PATH")
-    path = Path(unquote(parts.path) if parts is not None else uri)
+    return Path(unquote(parts.path) if parts is not None else uri)
+
+
+def _local(uri: str, folder: Path, *, outside: bool) -> Path:
+    if not is_local(uri):
+        raise ValueError("nothing here opens such addresses")
+    path = path_of(uri)
     home = folder.resolve()
     found = (home / path).resolve()
     anywhere = outside and path.is_absolute()

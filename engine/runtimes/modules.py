@@ -1,7 +1,8 @@
 """Modules and attributes that a resource names: installed ones, or those beside its file.
 
 A module that stands beside the resource file wins over any other of its name. So do the modules beside it that it
-imports while it is imported; what a function imports when it is called is found as anywhere in Python.
+imports while it is imported; what a function imports when it is called is found as anywhere in Python. When the file
+of one has changed since, all of the folder is imported anew; who has the old ones keeps them.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import os
 import pkgutil
 import sys
 import threading
@@ -17,11 +19,14 @@ from importlib.machinery import ModuleSpec, PathFinder
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import RuntimeUnavailable
+from engine.runtimes.stamps import stamp
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
     from types import ModuleType
+
+    from engine.runtimes.stamps import Stamp
 
 # Held by whoever imports what a model needs. Two models that look for their modules at the same time would see each
 # other's search path; and where modules import each other in rings, as scipy's do, Python gives a second thread half of
@@ -31,12 +36,18 @@ importing = threading.RLock()
 # Modules of a folder whose names another file holds in `sys.modules`: they are there only while their folder imports.
 _put_away: dict[Path, dict[str, ModuleType]] = {}
 
+# What was imported before the first module of a folder is somebody else's, though it may stand there too.
+_strangers: dict[Path, frozenset[str]] = {}
+
+# The files of a folder's modules as they were when these were imported, by the modules' names.
+_files: dict[Path, dict[str, tuple[str, Stamp]]] = {}
+
 
 def find(name: str, module_name: str, attribute: str, folder: Path) -> Any:
     """An attribute of a module that model `name` asks for. RuntimeUnavailable says why there is none."""
     if module_name.partition(".")[0] in sys.stdlib_module_names:
         raise RuntimeUnavailable(name, f'"{module_name}" is a module of Python itself and not a model')
-    with importing:
+    with importing, _anew_if_changed(folder.resolve()):
         try:
             return getattr(_module(module_name, folder.resolve()), attribute)
         except (ImportError, AttributeError) as error:
@@ -134,6 +145,51 @@ def _foreign(folder: Path) -> set[str]:
         if spec is not None and not _is_from(sys.modules[name], spec):
             foreign.add(name)
     return foreign
+
+
+@contextmanager
+def _anew_if_changed(folder: Path) -> Iterator[None]:
+    """Imports of the folder's modules read their files again when one has changed; if that fails, all is as it was."""
+    if folder not in _strangers:
+        _strangers[folder] = frozenset(_own(folder))
+    old = _own(folder)
+    files = _files.setdefault(folder, {})
+    if all(name in files and stamp(files[name][0]) == files[name][1] for name in old):
+        old = {}
+    away = _put_away.pop(folder, {}) if old else {}
+    for name in old.keys() - away.keys():
+        sys.modules.pop(name, None)
+    try:
+        yield
+    except BaseException:
+        if old:
+            new = _own(folder).keys() - _put_away.pop(folder, {}).keys()
+            for name in new:
+                sys.modules.pop(name, None)
+            sys.modules.update({name: module for name, module in old.items() if name not in away})
+            _put_away[folder] = away
+        raise
+    if old:
+        files.clear()
+    for name, module in _own(folder).items():
+        place = str(vars(module).get("__file__") or "")
+        files.setdefault(name, (place, stamp(place)))
+
+
+def _own(folder: Path) -> dict[str, ModuleType]:
+    """The modules of a folder that were imported for models."""
+    # A copy, since another thread may import meanwhile.
+    found = {**dict(list(sys.modules.items())), **_put_away.get(folder, {})}
+    tops = {name for name, module in found.items() if "." not in name and _stands_in(module, folder)}
+    tops -= _strangers.get(folder, frozenset())
+    return {name: module for name, module in found.items() if name.partition(".")[0] in tops}
+
+
+def _stands_in(module: ModuleType, folder: Path) -> bool:
+    """Whether a module, or the folder of a package, stands right in this folder."""
+    facts = getattr(module, "__dict__", {})  # anything may stand in sys.modules, and do anything when it is asked
+    places = facts.get("__path__") or [facts.get("__file__") or ""]
+    return any(os.path.dirname(str(place)) == str(folder) for place in places)  # noqa: PTH120  asked of all modules
 
 
 def _modules_named(tops: set[str]) -> dict[str, ModuleType]:
