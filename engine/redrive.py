@@ -7,15 +7,17 @@ what it is a copy of, so whether a failure was put back already stands on the to
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+import time
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import aiokafka
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
 from engine.errors import TimedOut, TooLarge, UnknownResource
-from engine.kafka import client, reading
+from engine.kafka import client, reading, search
 from engine.kafka.outlet import Outlet
 from engine.protocol.record import (
     ERROR_CODE,
@@ -40,6 +42,9 @@ if TYPE_CHECKING:
 
 # So many copies are under way at once.
 _TOGETHER = 500
+
+# Between two looks at different places of a partition nobody should wait for the answer to the one before.
+_FETCH_WAIT_MS = 20
 
 # Before it a number is no offset of Kafka's.
 _MOST_DIGITS = 19
@@ -169,15 +174,16 @@ async def redrive(
     """
     topics = Topics(settings.topic_prefix, settings.namespace)
     inputs, outputs = (topics.of(Owner.PIPELINE, pipeline, side) for side in Side)
-    topology, reader = client.Topology(settings), client.new_reader(settings, fetch_wait_ms=100)
+    topology, reader = client.Topology(settings), client.new_reader(settings, fetch_wait_ms=_FETCH_WAIT_MS)
     try:
         async with asyncio.timeout(timeout):
             await topology.start()
             await client.start(reader, settings)
             await _check_loaded(reader, topology, topics, pipeline)
             counts = await topology.partitions([inputs, outputs])
-            found = _Found(pipeline, choice)
-            await found.read(reader, inputs, outputs, counts)
+            hunt = search.Search(reader, not topology.holds_fetches, counts, lambda _: False, lambda *_: None)
+            found = _Found(pipeline, choice, hunt)
+            await found.read(inputs, outputs)
     except TimeoutError:
         raise TimedOut(
             f"{inputs} and {outputs} could not be read within {timeout:g} s; "
@@ -204,38 +210,70 @@ async def _check_loaded(reader: Any, topology: client.Topology, topics: Topics, 
         raise UnknownResource(f"{text}; {hint}" if hint else text)
 
 
+def _is_of(request_id: str, record: Any) -> bool:
+    return header(record.headers, REQUEST_ID) == request_id
+
+
 class _Found:
     """What the two topics say of a pipeline's failures."""
 
-    def __init__(self, pipeline: str, choice: Choice) -> None:
+    def __init__(self, pipeline: str, choice: Choice, hunt: search.Search) -> None:
         self.failures: list[Failure] = []
         self.requests: dict[tuple[int, int], Any] = {}
         self.copies: dict[tuple[int, int], list[int]] = {}
-        self._pipeline, self._choice = pipeline, choice
+        self._pipeline, self._choice, self._hunt = pipeline, choice, hunt
         self._wanted: set[tuple[int, int]] = set()
 
     @property
     def chosen(self) -> list[Failure]:
         return [failure for failure in self.failures if self._choice.takes(failure)]
 
-    async def read(self, reader: Any, inputs: str, outputs: str, counts: Mapping[str, int]) -> None:
+    async def read(self, inputs: str, outputs: str) -> None:
         """The failures first, then the requests of which they are, and copies, which all stand behind the first."""
-        places = [aiokafka.TopicPartition(outputs, number) for number in range(counts.get(outputs, 0))]
-        if not places or inputs not in counts:
+        hunt = self._hunt
+        await hunt.begin()
+        if not {inputs, outputs} <= hunt.counts.keys():
             return
-        await reading.read(reader, await reading.whole(reader, places), self._take_output)
+        await reading.read(hunt.reader, await self._outputs(inputs, outputs), self._take_output)
         first: dict[int, int] = {}
         for failure in self.failures:
             self._wanted.add((failure.partition, failure.offset))
             first[failure.partition] = min(failure.offset, first.get(failure.partition, failure.offset))
-        if not first:
-            return
-        spans = await reading.whole(reader, [aiokafka.TopicPartition(inputs, number) for number in first])
-        await reading.read(
-            reader,
-            {place: (max(begin, first[place.partition]), end) for place, (begin, end) in spans.items()},
-            self._take_input,
-        )
+        places = {number: aiokafka.TopicPartition(inputs, number) for number in first}
+        spans = {
+            place: (max(hunt.spans[place][0], first[number]), hunt.spans[place][1]) for number, place in places.items()
+        }
+        await reading.read(hunt.reader, spans, self._take_input)
+
+    async def _outputs(self, inputs: str, outputs: str) -> dict[Any, tuple[int, int]]:
+        """Where the failures that are meant may stand: not before a time, and beside their requests where those are."""
+        spans = {place: span for place, span in self._hunt.spans.items() if place.topic == outputs}
+        since, partitions = self._choice.since, None
+        if origins := await self._origins(inputs):
+            partitions = {origin.partition for origin in origins}
+            since = max(since or 0, min(origin.timestamp for origin in origins) - search.SLACK)
+        if since is None:
+            return spans
+        starts = await self._hunt.offsets(spans, since)
+        return {
+            place: (starts[place], end)
+            for place, (_, end) in spans.items()
+            if partitions is None or place.partition in partitions
+        }
+
+    async def _origins(self, inputs: str) -> list[search.Found]:
+        """Where the requests that are meant came in; none unless each is found at the time that its id tells."""
+        found: list[search.Found] = []
+        for request_id in self._choice.request_ids:
+            made = search.made(request_id, time.time())
+            if made is None:
+                return []
+            hunt = replace(self._hunt, take=partial(_is_of, request_id), records={})
+            own = await hunt.follow(search.origins((inputs,), made, None))
+            if not own:
+                return []
+            found += own
+        return found
 
     def _take_output(self, record: Any) -> None:
         failure = failure_of(record.partition, record.timestamp, record.value, record.headers, self._pipeline)

@@ -10,9 +10,10 @@ import pytest
 
 from engine import inspect as inspection
 from engine.errors import BrokerUnavailable, InvalidInput, UnknownResource
-from engine.inspect import Source, TopicRecords, belongs, newest, of_latest_requests, of_request, readable, resolve
+from engine.inspect import Source, TopicRecords, readable, resolve
+from engine.inspect.latest import belongs, newest, of_latest_requests
 from engine.kafka import client
-from engine.kafka.registry import View
+from engine.kafka.view import View
 from engine.protocol import messages
 from engine.protocol.record import Record, Side, Topics
 from engine.settings import Settings
@@ -134,14 +135,6 @@ def test_the_last_records_are_the_newest_of_all_partitions_together() -> None:
     assert [item.timestamp for item in newest(records, 2)] == [6, 7]
 
 
-def test_a_request_is_found_among_the_last_records_only() -> None:
-    source = Source("t", Side.INPUTS)
-    records = [record(timestamp=n, offset=n, x_request_id=f"r{n}") for n in range(3)]
-    for count, expected in ((1, 0), (3, 1)):
-        found = [TopicRecords(source, newest(records, count))]
-        assert len(of_request(found, "r0")[0].records) == expected
-
-
 def test_an_old_error_is_not_shown_beside_the_last_request() -> None:
     found = [
         TopicRecords(Source("t", Side.INPUTS), (record(timestamp=9, x_request_id="new"),)),
@@ -218,7 +211,7 @@ async def created(settings: Settings, *topics: str) -> None:
 
 async def ids(settings: Settings, view: View, expression: str, **choice: Any) -> list[list[str]]:
     found = await inspection.inspect(settings, expression, view=view, timeout=20, **choice)
-    return [[(item.value or b"").decode() for item in topic.records] for topic in found]
+    return [[(item.value or b"").decode() for item in topic.records] for topic in found.topics]
 
 
 # When the first record of a test was written, in milliseconds.
@@ -233,8 +226,10 @@ async def test_the_last_request_is_found_behind_the_records_of_others(broker: st
     await produce(settings, topic, (0, T, "chain", "r0"), (1, T + 2, "chain", "r2"), (2, T + 1, "chain", "r1"), *others)
     assert await ids(settings, view, "chain.first.outputs") == [["r2"]]
     assert await ids(settings, view, "chain.first.outputs", offset=2) == [["r1", "r2"]]
-    assert await ids(settings, view, "chain.first.outputs", offset=2, request_id="r0") == [[]]
-    assert await ids(settings, view, "chain.first.outputs", offset=3, request_id="r0") == [["r0"]]
+    assert await ids(settings, view, "chain.first.outputs", request_id="r0") == [["r0"]]
+    assert await ids(settings, view, "chain.first.outputs", request_id="o1") == [[]]
+    assert await ids(settings, view, "chain.first.outputs", offset=None, since=T + 1) == [["r1", "r2"]]
+    assert await ids(settings, view, "chain.first.outputs", offset=1, since=T + 1) == [["r2"]]
 
 
 async def test_a_record_that_names_no_pipeline_is_shown_on_its_inputs(broker: str, namespace: str, view: View) -> None:

@@ -1,40 +1,70 @@
-"""`seldon pipeline inspect`: what passed each step, one record on a line or as JSON."""
+"""`seldon pipeline inspect`: what passed each step, once or live."""
 
 from __future__ import annotations
 
 import asyncio
-import json
+import contextlib
 import logging
-from typing import TYPE_CHECKING, Any
+import time
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
 from engine.cli import options
-from engine.cli.printing import plain
+from engine.cli.inspected import FORMS, JSON, RAW, TRUNCATED, shown
+from engine.cli.moments import MOMENT, iso
 from engine.errors import UnknownResource
+from engine.protocol.record import made_at
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-    from engine.inspect import Source, TopicRecords
-    from engine.protocol.record import Record
+    from engine.inspect import Inspected, TopicRecords
+    from engine.settings import Settings
 
-# What --truncate leaves of a payload: enough to recognise it by, and a line of a terminal.
-TRUNCATED = 120
+# How often a line on a terminal says how far it has come, in seconds.
+PROGRESS_SECONDS = 0.2
+
+# Back to the line's begin, and nothing on it.
+_CLEAR = "\r\x1b[K"
+
+
+class Progress:
+    """One line on a terminal that says how far reading has come; nothing where nobody watches."""
+
+    def __init__(self, stream: TextIO, now: Callable[[], float] = time.monotonic) -> None:
+        self._stream, self._now, self._watched = stream, now, stream.isatty()
+        self._next, self._said = now() + PROGRESS_SECONDS, False
+
+    def told(self, count: int, timestamp: int) -> None:
+        """So many records were read, the last of that time."""
+        if not self._watched or (now := self._now()) < self._next:
+            return
+        self._next, self._said = now + PROGRESS_SECONDS, True
+        self._stream.write(f"{_CLEAR}{count:,} records read, now those of {iso(timestamp)}")
+        self._stream.flush()
+
+    def end(self) -> None:
+        """Leave the line empty."""
+        if self._said:
+            self._stream.write(_CLEAR)
+            self._stream.flush()
 
 
 @click.command()
 @click.argument("expression", metavar="EXPR")
-@click.option("--format", "form", type=click.Choice(("raw", "json")), default="raw", show_default=True)
+@click.option("--format", "form", type=click.Choice(FORMS), default=RAW, show_default=True)
 @click.option(
     "--offset",
     type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
     metavar="N",
-    help="How many messages, from the latest, to look at.",
+    help="How many messages, from the latest, to show. [default: 1; with --since all]",
 )
-@click.option("--request-id", default="", metavar="ID", help="Show this request only.")
+@click.option("--request-id", default="", metavar="ID", help="Show this request only, wherever it is on the topics.")
+@click.option(
+    "--since", type=MOMENT, metavar="TIME", help="Only what came since: 2026-11-24T09:30, or 30m, 2h, 1d ago."
+)
+@click.option("-f", "--follow", is_flag=True, help="Go on with what comes, until Ctrl-C.")
 @options.kafka
 @click.option("--scheduler-host", hidden=True, expose_value=False, help="Accepted, without effect.")
 @click.option("--authority", hidden=True, expose_value=False, help="Accepted, without effect.")
@@ -44,10 +74,12 @@ TRUNCATED = 120
 def inspect(
     expression: str,
     form: str,
-    offset: int,
+    offset: int | None,
     request_id: str,
+    since: int | None,
     timeout_secs: float,
     *,
+    follow: bool,
     verbose: bool,
     truncate: bool,
     **flags: Any,
@@ -59,87 +91,69 @@ def inspect(
     \b
     Example:
       seldon pipeline inspect tfsimples
+      seldon pipeline inspect tfsimples --request-id carjjolvqj3j2pfbut10 --format table
       seldon pipeline inspect tfsimples.tfsimple1.outputs.OUTPUT0 --format json
-      seldon pipeline inspect tfsimples --request-id carjjolvqj3j2pfbut10 --offset 10
+      seldon pipeline inspect tfsimples.outputs --since 10m
+      seldon pipeline inspect tfsimples -f
     """  # noqa: D301  click's own mark for a paragraph that is not to be wrapped
-    from engine import inspect as inspection
-
     settings = options.settings(flags, default_broker=True)
     # A command's errors are ours to print; the client would print its own before.
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
-    found = asyncio.run(
-        inspection.inspect(settings, expression, request_id=request_id or None, offset=offset, timeout=timeout_secs)
-    )
-    if request_id and not any(item.records for item in found):
-        raise UnknownResource(
-            f'no record of request "{request_id}" is among the last {offset} of the pipeline on its topics; '
-            f"look farther back by --offset, for example --offset {offset * 10}"
-        )
-    if form == "json":
-        click.echo(_compact(_document(found, truncate=truncate)))
-        return
-    for line in _lines(found, verbose=verbose, truncate=truncate):
-        click.echo(line)
-    if not any(item.records for item in found):
-        click.echo(f"{expression}: no records yet", err=True)
-
-
-def _lines(found: Sequence[TopicRecords], *, verbose: bool, truncate: bool) -> list[str]:
-    """A record on a line: topic, key, value, and by two tabs its headers."""
-    lines = []
-    for item in found:
-        for record in item.records:
-            value = _shown(record, item.source, truncate=truncate)
-            text = plain(value) if isinstance(value, str) else _compact(value)
-            line = f"{record.topic}\t{plain(_text(record.key))}\t{text}"
-            if verbose:
-                line += "\t\t" + "\t".join(
-                    f"{plain(name)}=[{plain(' '.join(values))}]" for name, values in _headers(record).items()
-                )
-            lines.append(line)
-    return lines
-
-
-def _document(found: Sequence[TopicRecords], *, truncate: bool) -> dict[str, Any]:
-    return {
-        "topics": [
-            {
-                "name": item.source.topic,
-                "msgs": [
-                    {
-                        "headers": _headers(record),
-                        "key": _text(record.key),
-                        "value": _shown(record, item.source, truncate=truncate),
-                    }
-                    for record in item.records
-                ],
-            }
-            for item in found
-        ]
+    asked = {
+        "request_id": request_id or None,
+        "offset": 1 if offset is None and since is None else offset,
+        "since": since,
+        "timeout": timeout_secs,
     }
 
+    def show(found: Sequence[TopicRecords]) -> None:
+        for line in shown(found, form, verbose=verbose, truncate=truncate):
+            click.echo(line)
 
-def _shown(record: Record, source: Source, *, truncate: bool) -> Any:
-    """The value for people; a cut one is text, as no part of JSON is JSON."""
-    from engine.inspect import readable
-
-    value = readable(record, source)
-    if not truncate:
-        return value
-    text = value if isinstance(value, str) else _compact(value)
-    return text if len(text) <= TRUNCATED else f"{text[:TRUNCATED]}..."
+    # Who follows ends it by Ctrl-C.
+    with contextlib.suppress(*(KeyboardInterrupt,) if follow else ()):
+        asyncio.run(_look(settings, expression, asked, show, follow=follow, alone=form == JSON))
 
 
-def _headers(record: Record) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for name, value in record.headers:
-        found.setdefault(name, []).append(_text(value))
-    return found
+async def _look(
+    settings: Settings,
+    expression: str,
+    asked: dict[str, Any],
+    show: Callable[[Sequence[TopicRecords]], None],
+    *,
+    follow: bool,
+    alone: bool,
+) -> None:
+    """Show what there is, and then what comes. `alone`: what stands on stderr is of problems only."""
+    from engine import inspect as inspection
+
+    progress = Progress(click.get_text_stream("stderr"))
+    try:
+        found = await inspection.inspect(settings, expression, told=progress.told, **asked)
+    finally:
+        progress.end()
+    some = any(item.records for item in found.topics)
+    if asked["request_id"] and not (some or follow):
+        raise UnknownResource(_missing(expression, asked["request_id"], asked["since"]))
+    if some or not follow:
+        show(found.topics)
+    _remark(expression, found, nothing=not (some or alone))
+    if follow:
+        await inspection.follow(settings, found, show, request_id=asked["request_id"])
 
 
-def _text(value: bytes | None) -> str:
-    return (value or b"").decode("utf-8", "backslashreplace")
+def _remark(expression: str, found: Inspected, *, nothing: bool) -> None:
+    if nothing:
+        click.echo(f"{expression}: no records yet", err=True)
+    if not found.complete:
+        click.echo("there may be more of it: the time was up before all was read; raise --timeout-secs", err=True)
 
 
-def _compact(document: Any) -> str:
-    return json.dumps(document, ensure_ascii=False, separators=(",", ":"))
+def _missing(expression: str, request_id: str, since: int | None) -> str:
+    text = f'no record of request "{request_id}" is on the topics of {expression}'
+    if since is not None:
+        return f"{text} since {iso(since)}"
+    made = made_at(request_id)
+    if made is None:
+        return text
+    return f"{text} from around {iso(made * 1000)}, when its id was made; if it was sent later, say when by --since"

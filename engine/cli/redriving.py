@@ -4,45 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
-import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from engine.cli import options
-from engine.cli.inspecting import TRUNCATED
+from engine.cli.inspected import TRUNCATED
+from engine.cli.moments import MOMENT
 from engine.cli.printing import plain
 from engine.errors import InvalidSettings
 
 if TYPE_CHECKING:
     from engine.redrive import Failure, Redriven
-
-_AGO = re.compile(r"([0-9]{1,6})([smhd])")
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-
-
-class Moment(click.ParamType):
-    """A time: of ISO 8601, or how long ago (`30m`, `2h`). Milliseconds since 1970."""
-
-    name = "time"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """As said; without an offset from UTC it is local time."""
-        if isinstance(value, int):
-            return value
-        if ago := _AGO.fullmatch(value):
-            return int((time.time() - int(ago[1]) * _SECONDS[ago[2]]) * 1000)
-        try:
-            return int(datetime.fromisoformat(value).timestamp() * 1000)
-        except (ValueError, OverflowError):
-            self.fail(
-                f"{value!r} is no time; write for example 2026-11-24T09:30, or 30m for half an hour ago", param, ctx
-            )
-
-
-MOMENT = Moment()
 
 
 @click.command()

@@ -259,6 +259,24 @@ def xid(seconds: int, machine: bytes, counter: int) -> str:
     return base64.b32encode(raw).translate(_TO_HEX32)[:20].decode()
 
 
+# The last of 20 characters has one bit of the 12 bytes.
+_XID = re.compile(r"[0-9a-v]{19}[0g]")
+_FROM_HEX32 = bytes.maketrans(_HEX32, _STANDARD)
+
+
+def made_at(request_id: str) -> int | None:
+    """When an id of the form that `xid` gives was made, in seconds since 1970; None for ids of another form.
+
+    >>> made_at("9m4e2mr0ui3e8a215n4g") == 0x4D88E15B
+    True
+    """
+    if _XID.fullmatch(request_id) is None:
+        return None
+    # Eight characters are five bytes, of which four are the time.
+    head = base64.b32decode(request_id[:8].encode().translate(_FROM_HEX32))
+    return int.from_bytes(head[:4], "big")
+
+
 _PAIRS = [first + second for first in _HEX32.decode() for second in _HEX32.decode()]
 
 

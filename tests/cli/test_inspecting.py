@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -9,9 +10,10 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from engine.cli.inspecting import TRUNCATED, inspect
+from engine.cli.inspected import TRUNCATED
+from engine.cli.inspecting import Progress, inspect
 from engine.errors import EngineError, InvalidSettings
-from engine.inspect import Source, TopicRecords
+from engine.inspect import Inspected, Source, TopicRecords
 from engine.protocol import messages
 from engine.protocol.record import Record, Side
 
@@ -46,18 +48,29 @@ class Reading:
 
     def __init__(self) -> None:
         self.found = some()
+        self.complete = True
         self.settings: Any = None
         self.asked: dict[str, Any] = {}
+        self.came: list[list[TopicRecords]] = []
 
-    async def __call__(self, settings: Any, expression: str, **asked: Any) -> list[TopicRecords]:
+    async def __call__(self, settings: Any, expression: str, *, told: Any, **asked: Any) -> Inspected:
         self.settings, self.asked = settings, {"expression": expression, **asked}
-        return self.found
+        told(1, 0)
+        return Inspected("p", tuple(self.found), {}, self.complete)
+
+    async def follow(self, settings: Any, found: Inspected, show: Any, *, request_id: str | None) -> None:
+        assert (settings, found.topics, request_id) == (self.settings, tuple(self.found), self.asked["request_id"])
+        for each in self.came:
+            show(each)
+        # As Ctrl-C ends it.
+        raise KeyboardInterrupt
 
 
 @pytest.fixture
 def reading(monkeypatch: pytest.MonkeyPatch) -> Reading:
     fake = Reading()
     monkeypatch.setattr("engine.inspect.inspect", fake)
+    monkeypatch.setattr("engine.inspect.follow", fake.follow)
     for name in ("SELDON_KAFKA_BROKER", "SELDON_KAFKA_CONFIG_PATH", "POD_NAMESPACE", "SELDON_TOPIC_PREFIX"):
         monkeypatch.delenv(name, raising=False)
     return fake
@@ -130,6 +143,7 @@ def test_the_documented_call_asks_for_that_request(reading: Reading) -> None:
         "expression": "tfsimples",
         "request_id": "carjjolvqj3j2pfbut10",
         "offset": 10,
+        "since": None,
         "timeout": 5.0,
     }
 
@@ -140,11 +154,137 @@ def test_without_flags_the_last_message_of_the_default_namespace_is_asked_for(re
     assert (reading.settings.namespace, reading.settings.kafka_broker) == ("default", "127.0.0.1:9092")
 
 
-def test_a_request_that_is_not_found_is_told_of_with_the_flag_to_raise(reading: Reading) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("--request-id", "mine"), 'no record of request "mine" is on the topics of p'),
+        (
+            ("--request-id", "mine", "--since", "2026-11-24T09:30:00Z"),
+            'no record of request "mine" is on the topics of p since 2026-11-24T09:30:00Z',
+        ),
+        (
+            ("--request-id", "9m4e2mr0ui3e8a215n4g"),
+            (
+                'no record of request "9m4e2mr0ui3e8a215n4g" is on the topics of p from around 2011-03-22T17:50:19Z, '
+                "when its id was made; if it was sent later, say when by --since"
+            ),
+        ),
+    ],
+)
+def test_a_request_that_is_not_found_is_told_of_with_where_it_was_looked_for(
+    reading: Reading, arguments: tuple[str, ...], text: str
+) -> None:
     reading.found = [TopicRecords(Source(INPUTS, Side.INPUTS), ())]
-    result = run("p", "--request-id", "r", "--offset", "10")
+    result = run("p", *arguments)
     assert isinstance(result.exception, EngineError)
-    assert "--offset 100" in str(result.exception)
+    assert str(result.exception) == text
+
+
+def test_all_that_came_since_a_time_is_asked_for_unless_a_number_is_said(reading: Reading) -> None:
+    run("p", "--since", "2026-11-24T09:30:00+00:00")
+    assert (reading.asked["since"], reading.asked["offset"]) == (1_795_512_600_000, None)
+    run("p", "--since", "2h", "--offset", "3")
+    assert reading.asked["offset"] == 3
+
+
+def test_what_was_found_of_a_request_when_time_was_up_is_shown_and_that_there_may_be_more(reading: Reading) -> None:
+    reading.complete = False
+    result = run("p", "--request-id", "r")
+    assert (result.exit_code, len(result.stdout.splitlines())) == (0, 2)
+    assert result.stderr == "there may be more of it: the time was up before all was read; raise --timeout-secs\n"
+
+
+def test_follow_shows_what_there_is_and_what_comes_until_it_is_interrupted(reading: Reading) -> None:
+    first, second = reading.found
+    reading.found, reading.came = [first], [[second], [first, second]]
+    result = run("p", "-f")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert [line.split("\t")[0] for line in result.stdout.splitlines()] == [INPUTS, ERRORS, INPUTS, ERRORS]
+
+
+def test_each_line_of_json_that_follows_is_a_document(reading: Reading) -> None:
+    reading.came = [[reading.found[1]]]
+    lines = [json.loads(line) for line in run("p", "--format", "json", "--follow").stdout.splitlines()]
+    assert [[item["name"] for item in line["topics"]] for line in lines] == [[INPUTS, ERRORS], [ERRORS]]
+
+
+def test_following_a_request_that_is_not_there_yet_waits_for_it(reading: Reading) -> None:
+    reading.came, reading.found = [reading.found], [TopicRecords(Source(INPUTS, Side.INPUTS), ())]
+    result = run("p", "-f", "--request-id", "r")
+    assert (result.exit_code, len(result.stdout.splitlines())) == (0, 2)
+
+
+def test_a_table_shows_a_request_step_by_step_with_the_first_values_of_its_tensors(reading: Reading) -> None:
+    door = "seldon.default.pipeline.p.inputs"
+    message = messages.ModelInferRequest()
+    message.inputs.add(name="long", datatype="INT64", shape=[10]).contents.int64_contents.extend(range(10))
+    message.inputs.add(name="real", datatype="FP64", shape=[2]).contents.fp64_contents.extend([0.1 + 0.2, 1e30])
+    message.inputs.add(name="yes", datatype="BOOL", shape=[1]).contents.bool_contents.append(True)
+    message.inputs.add(name="text", datatype="BYTES", shape=[2]).contents.bytes_contents.extend([b"a\nb", b"x" * 60])
+    came = Record(door, 0, 0, 1_700_000_000_001, b"p.r", message.SerializeToString(), (("x-request-id", b"r"),))
+    step = Record(INPUTS, 0, 0, 1_700_000_000_002, b"p.r", request(), (("x-request-id", b"r"),))
+    failed = Record(ERRORS, 0, 0, 1_700_000_000_003, b"p.r", b"it\nbroke", (("x-request-id", b"r"),))
+    reading.found = [
+        TopicRecords(Source(INPUTS, Side.INPUTS), (step,)),
+        TopicRecords(Source(door, Side.INPUTS), (came,)),
+        TopicRecords(Source(ERRORS, None), (failed,)),
+    ]
+    shown = run("p", "--format", "table").stdout
+    assert shown == (
+        "request r\n"
+        "\n"
+        f"{door}\tp.r\t2023-11-14T22:13:20.001Z\n"
+        "tensor\tdatatype\tshape\tvalues\n"
+        "------\t--------\t-----\t------\n"
+        "long  \tINT64   \t[10] \t0 1 2 3 4 5 6 7 … 10 in all\n"
+        "real  \tFP64    \t[2]  \t0.3 1e+30\n"
+        "yes   \tBOOL    \t[1]  \ttrue\n"
+        f'text  \tBYTES   \t[2]  \t"a\\nb" "{"x" * 40}…"\n'
+        "\n"
+        f"{INPUTS}\tp.r\t2023-11-14T22:13:20.002Z\n"
+        "tensor\tdatatype\tshape\tvalues\n"
+        "------\t--------\t-----\t------\n"
+        "x     \tINT32   \t[1,2]\t1 2\n"
+        "\n"
+        f"{ERRORS}\tp.r\t2023-11-14T22:13:20.003Z\n"
+        "it\\nbroke\n"
+    )
+
+
+def test_a_table_of_several_requests_has_one_after_the_other(reading: Reading) -> None:
+    records = tuple(
+        Record(INPUTS, 0, n, 1_700_000_000_000 + n, b"k", request(), (("x-request-id", name),))
+        for n, name in enumerate((b"first", b"second", b"first"))
+    )
+    reading.found = [TopicRecords(Source(INPUTS, Side.INPUTS), records)]
+    lines = run("p", "--format", "table", "-v").stdout.splitlines()
+    assert [line for line in lines if line.startswith("request")] == ["request first", "request second"]
+    assert [line for line in lines if line.startswith("x-")] == [
+        f"x-request-id=[{n}]" for n in ("first", "first", "second")
+    ]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_is_shown_on_a_terminal_now_and_then_and_wiped_in_the_end() -> None:
+    stream, clock = Terminal(), iter([0.0, 0.1, 0.3, 0.4, 0.6])
+    progress = Progress(stream, lambda: next(clock))
+    for count in range(1, 5):
+        progress.told(count * 1000, 1_700_000_000_000)
+    progress.end()
+    shown = stream.getvalue().split("\r\x1b[K")
+    assert shown == ["", *(f"{n},000 records read, now those of 2023-11-14T22:13:20Z" for n in (2, 4)), ""]
+
+
+def test_no_progress_is_shown_where_nobody_watches() -> None:
+    stream, clock = io.StringIO(), iter([0.0, 9.0])
+    progress = Progress(stream, lambda: next(clock))
+    progress.told(1, 0)
+    progress.end()
+    assert stream.getvalue() == ""
 
 
 def test_flags_say_where_to_look(reading: Reading) -> None:

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from engine.cli import main
-from engine.cli.redriving import MOMENT
+from engine.cli.moments import MOMENT
 
 
 def test_which_requests_are_meant_must_be_said() -> None:
