@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 HEALTH_SERVICE = "grpc.health.v1.Health"
 
+_PUSHBACK = "grpc-retry-pushback-ms"
+
 # How often a watched health is looked at; its callers are load balancers, which need no finer grain.
 _WATCH_INTERVAL = 1.0
 
@@ -248,20 +250,28 @@ class _Call:
         if isinstance(error, grpc.aio.AbortError):
             raise error
         if isinstance(error, RequestError):
-            await self.abort(statuses.status_of(error).grpc, statuses.text_of(error), error.headers)
+            await self.abort(statuses.status_of(error).grpc, statuses.text_of(error), error.headers, _pushback(error))
         logger.error("a gRPC call failed by a fault in the gateway", exc_info=error)
         await self.abort(statuses.INTERNAL.grpc, statuses.INTERNAL_TEXT)
 
-    async def abort(self, code: grpc.StatusCode, text: str, headers: Headers = ()) -> NoReturn:
-        """End the call with a status."""
+    async def abort(
+        self, code: grpc.StatusCode, text: str, headers: Headers = (), trailing: tuple[tuple[str, str], ...] = ()
+    ) -> NoReturn:
+        """End the call with a status; `trailing` goes behind it beside the request's id."""
         self.returning = headers
         try:
             await self._begin()
-            await self._context.abort(code, statuses.grpc_text(text), ((REQUEST_ID, self.request_id),))
+            await self._context.abort(code, statuses.grpc_text(text), ((REQUEST_ID, self.request_id), *trailing))
         except grpc.aio.InternalError as error:
             # The caller's own deadline has passed in the same moment: there is nobody left to tell.
             raise asyncio.CancelledError from error
         raise AssertionError("abort raises")
+
+
+def _pushback(error: RequestError) -> tuple[tuple[str, str], ...]:
+    """When to try again, as gRPC's own clients read it that have a retry policy."""
+    seconds = statuses.retry_after(error)
+    return () if seconds is None else ((_PUSHBACK, str(seconds * 1000)),)
 
 
 class _Unknown:

@@ -59,6 +59,9 @@ class Inference(Protocol):
     def new_request_id(self) -> str:
         """An id for a request whose caller gave none."""
 
+    def check_room(self, target: Target) -> None:
+        """Raise Overloaded when a call for the target would be refused now: asked before its body is read."""
+
     async def infer(self, target: Target, request: Any, headers: Headers, *, request_id: str, timeout: float) -> Answer:
         """Answer a `ModelInferRequest` within `timeout` seconds."""
 
@@ -90,6 +93,10 @@ class Catalogue(Protocol):
 
 class Desk(Protocol):
     """Publishes a request and gives its reply."""
+
+    @property
+    def waiting(self) -> int:
+        """How many callers wait for their replies."""
 
     async def call(self, topic: str, key: bytes, value: bytes, headers: Headers, timeout: float) -> Any:
         """The reply, with `value` and `headers`; a RequestError otherwise."""
@@ -126,11 +133,25 @@ class DataPlane:
         """An id that carries the time and is no other process's."""
         return self._request_ids.new()
 
-    async def infer(self, target: Target, request: Any, headers: Headers, *, request_id: str, timeout: float) -> Answer:
-        """Answer a request, directly or through Kafka; the answer, or the error, names the route that it took."""
+    def check_room(self, target: Target) -> None:
+        """A call of an experiment has no place of its own: who answers it is not drawn yet."""
+        self._check_refusal()
+        if target.owner is not Owner.EXPERIMENT:
+            is_direct = target.owner is not Owner.PIPELINE and self._runtime(target.name) is not None
+            self._check_places(self._direct if is_direct else self._desk.waiting)
+
+    def _check_refusal(self) -> None:
         refusal = self._refusal()
         if refusal is not None:
             raise Overloaded(refusal)
+
+    def _check_places(self, taken: int) -> None:
+        if taken >= self._settings.max_in_flight:
+            raise Overloaded(f"{taken} requests are in flight, which is the limit; try again later")
+
+    async def infer(self, target: Target, request: Any, headers: Headers, *, request_id: str, timeout: float) -> Answer:
+        """Answer a request, directly or through Kafka; the answer, or the error, names the route that it took."""
+        self._check_refusal()
         way = self._way(target, headers)
         if way.target != target:
             request.model_name = way.target.name
@@ -206,8 +227,7 @@ class DataPlane:
         return version
 
     async def _call(self, target: Target, runtime: Runtime, request: Any, headers: Headers, timeout: float) -> Answer:
-        if self._direct >= self._settings.max_in_flight:
-            raise Overloaded(f"{self._direct} requests are in flight, which is the limit; try again later")
+        self._check_places(self._direct)
         self._check_size(request.ByteSize(), "the request")
         columns = col.from_message(request, col.REQUEST)
         self._direct += 1

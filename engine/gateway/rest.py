@@ -115,6 +115,8 @@ class Rest:
             response = _error(statuses.status_of(error).http, statuses.text_of(error))
             for name, value in routing.returning(error.headers):
                 response.headers.add(name, value)
+            if (seconds := statuses.retry_after(error)) is not None:
+                response.headers["Retry-After"] = str(seconds)
         except web.HTTPException as error:
             response = _refusal(request, error)
         response.headers[REQUEST_ID] = request_id
@@ -130,6 +132,8 @@ class Rest:
         return handle
 
     async def _infer(self, request: web.Request, target: Target) -> web.Response:
+        # A body that is read and unpacked first to be refused then costs what the calls that are in flight need.
+        self._inference.check_room(target)
         pairs = _pairs(request)
         headers = routing.travelling(pairs)
         timeout = routing.timeout(pairs, None, self._timeout)

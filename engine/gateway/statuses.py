@@ -31,6 +31,9 @@ STATUSES: dict[type[errors.RequestError], Status] = {
 INTERNAL = Status(500, grpc.StatusCode.INTERNAL)
 INTERNAL_TEXT = "internal error; the gateway's log has the reason"
 
+# A gateway that is full has answered some of its calls by then: callers that come back sooner are mostly refused again.
+RETRY_AFTER_SECONDS = 1
+
 # gRPC percent-encodes a status' text into a header, which triples a byte at worst, and clients refuse
 # trailers above 8 KiB: the caller would see that refusal in place of the error.
 _LONGEST_GRPC_TEXT = 2048
@@ -42,6 +45,11 @@ def status_of(error: errors.RequestError) -> Status:
         if kind in STATUSES:
             return STATUSES[kind]
     return INTERNAL
+
+
+def retry_after(error: errors.RequestError) -> int | None:
+    """Seconds after which a caller may try again; None where that would change nothing."""
+    return RETRY_AFTER_SECONDS if isinstance(error, errors.Overloaded) else None
 
 
 def text_of(error: errors.RequestError) -> str:

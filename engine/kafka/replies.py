@@ -70,6 +70,11 @@ class ReplyDesk:
         await self._reader.position(partition)
         self._task = asyncio.create_task(self._read())
 
+    @property
+    def waiting(self) -> int:
+        """How many callers wait for their replies."""
+        return len(self._waiting)
+
     def give_up(self, reason: str) -> None:
         """No answer will come any more: tell those who wait."""
         for future in self._waiting.values():

@@ -11,7 +11,7 @@ import aiohttp
 import grpc
 import pytest
 
-from engine.errors import UnknownResource
+from engine.errors import Overloaded, UnknownResource
 from engine.gateway.inference import Answer, Target
 from engine.gateway.server import Gateway
 from engine.protocol import messages
@@ -31,6 +31,8 @@ class FakeInference:
     echo    answers at once, with raw contents and the caller's headers and `self.headers`
     slow    answers when `release` is set; `entered` and `left` count such calls
     else    unknown, unless `failures` has an error for the name
+
+    `is_full`: refuses calls before their bodies are read.
     """
 
     def __init__(self) -> None:
@@ -41,11 +43,15 @@ class FakeInference:
         self.release = asyncio.Event()
         self.entered: asyncio.Queue[str] = asyncio.Queue()
         self.left: asyncio.Queue[str] = asyncio.Queue()
-        self.is_ready = True
+        self.is_ready, self.is_full = True, False
         self.version = ""
 
     def new_request_id(self) -> str:
         return f"made-{next(self.ids)}"
+
+    def check_room(self, target: Target) -> None:
+        if self.is_full:
+            raise Overloaded(f"no room for {target.name}")
 
     async def infer(
         self,

@@ -89,6 +89,14 @@ async def test_each_error_has_its_status_and_a_request_id(
     assert dict(await call.initial_metadata())["x-request-id"] == "mine"
 
 
+async def test_only_what_is_refused_for_lack_of_room_says_when_to_come_back(
+    served: Any, raw: Any, failure: tuple[RequestError, int, grpc.StatusCode]
+) -> None:
+    served.inference.failures["echo"], status, _ = failure
+    _, _, trailers = await failure_of(served.infer(raw))
+    assert trailers.get("grpc-retry-pushback-ms") == ("1000" if status == 429 else None)
+
+
 async def test_a_fault_of_ours_is_told_and_logged(served: Any, raw: Any, caplog: pytest.LogCaptureFixture) -> None:
     served.inference.failures["echo"] = KeyError("secret")
     code, text, trailers = await failure_of(served.infer(raw))

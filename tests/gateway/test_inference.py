@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
-from engine.errors import TooLarge, UnknownResource
+from engine.errors import Overloaded, TooLarge, UnknownResource
 from engine.gateway.inference import DataPlane, Target
 from engine.protocol.messages import ModelInferRequest, ModelMetadataResponse
 from engine.protocol.record import Owner, RequestIds, Topics
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from engine.gateway.inference import Answer
     from engine.protocol.record import Headers
 
-LIMIT = 1000
+LIMIT, PLACES = 1000, 2
 GROW, AWAY = Target(Owner.MODEL, "grow"), Target(Owner.MODEL, "away")
 
 
@@ -48,25 +49,29 @@ class Catalogue:
 class Desk:
     """NOT Kafka: nothing that these tests send may come so far."""
 
+    waiting = 0
+
     async def call(self, topic: str, key: bytes, value: bytes, headers: Headers, timeout: float) -> Any:
         raise AssertionError((topic, key, value, headers, timeout))
 
 
 @asynccontextmanager
-async def serving() -> AsyncIterator[tuple[DataPlane, Catalogue]]:
+async def serving() -> AsyncIterator[tuple[DataPlane, Catalogue, Desk]]:
     function = Function(lambda arrays: [("y", np.zeros(int(arrays["x"][0]), np.uint8))], ("x",), "test")
     runtime, catalogue = InProcessRuntime("grow", lambda: function, max_rows=None, threads=1), Catalogue()
+    desk = Desk()
     await runtime.load()
     yield (
         DataPlane(
-            Settings(max_message_bytes=LIMIT),
+            Settings(max_message_bytes=LIMIT, max_in_flight=PLACES),
             Topics("seldon", "ns"),
             catalogue,
-            Desk(),
+            desk,
             RequestIds(bytes(5), 0, lambda: 0.0),
             runtime={"grow": runtime}.get,
         ),
         catalogue,
+        desk,
     )
     await runtime.unload()
 
@@ -84,7 +89,7 @@ async def ask(plane: DataPlane, target: Target, message: Any) -> Answer:
 
 
 async def test_what_fits_is_answered() -> None:
-    async with serving() as (plane, _):
+    async with serving() as (plane, _, _):
         answer = await ask(plane, GROW, request(900, size=100))
     assert answer.message.raw_output_contents[0] == bytes(900)
 
@@ -92,26 +97,50 @@ async def test_what_fits_is_answered() -> None:
 @pytest.mark.parametrize("target", [GROW, AWAY])
 async def test_a_request_over_the_limit_is_refused_wherever_the_model_is(target: Target) -> None:
     message = request(1, size=125)
-    async with serving() as (plane, _):
+    async with serving() as (plane, _, _):
         with pytest.raises(TooLarge, match=f"the request takes {message.ByteSize()} bytes; the limit is {LIMIT}"):
             await ask(plane, target, message)
 
 
 async def test_an_answer_over_the_limit_is_the_models_error() -> None:
-    async with serving() as (plane, _):
+    async with serving() as (plane, _, _):
         with pytest.raises(TooLarge, match=f"the answer takes 10[0-9][0-9] bytes; the limit is {LIMIT}") as caught:
             await ask(plane, GROW, request(1000))
     assert caught.value.step == "grow"
 
 
+async def test_there_is_room_until_so_many_calls_wait_where_this_one_would() -> None:
+    async with serving() as (plane, _, desk):
+        desk.waiting = PLACES - 1
+        plane.check_room(AWAY)
+        desk.waiting = PLACES
+        # A model of this process is called without Kafka, and who answers an experiment is not drawn yet.
+        for target in (GROW, Target(Owner.EXPERIMENT, "split")):
+            plane.check_room(target)
+        for target in (AWAY, Target(Owner.PIPELINE, "grow")):
+            with pytest.raises(Overloaded, match=f"{PLACES} requests are in flight"):
+                plane.check_room(target)
+
+
+async def test_direct_calls_have_places_of_their_own() -> None:
+    async with serving() as (plane, _, _):
+        calls = [asyncio.ensure_future(ask(plane, GROW, request(-1))) for _ in range(PLACES)]
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded):
+            plane.check_room(GROW)
+        plane.check_room(AWAY)
+        await asyncio.gather(*calls, return_exceptions=True)
+        plane.check_room(GROW)
+
+
 async def test_metadata_of_a_model_of_this_process_is_its_own() -> None:
-    async with serving() as (plane, _):
+    async with serving() as (plane, _, _):
         found = await plane.metadata(GROW)
     assert (found.name, found.platform, [tensor.name for tensor in found.inputs]) == ("grow", "test", ["x"])
 
 
 async def test_metadata_of_a_model_elsewhere_is_what_is_told_of_it_at_least_its_name() -> None:
-    async with serving() as (plane, catalogue):
+    async with serving() as (plane, catalogue, _):
         bare = await plane.metadata(AWAY)
         catalogue.told = ModelMetadataResponse(name="away", platform="theirs")
         catalogue.told.inputs.add(name="x")

@@ -16,6 +16,8 @@ from engine.gateway.inference import Target
 from engine.protocol.record import Owner
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from engine.errors import RequestError
 
 ECHO = "/v2/models/echo/infer"
@@ -93,6 +95,30 @@ async def test_each_error_has_its_status_and_a_request_id(
         assert response.headers["x-request-id"] == "mine"
         text = f"{error.step} : {error.text}" if error.step else error.text
         assert await response.json() == {"error": text}
+
+
+async def test_only_what_is_refused_for_lack_of_room_says_when_to_come_back(
+    served: Any, document: dict[str, Any], failure: tuple[RequestError, int, object]
+) -> None:
+    served.inference.failures["echo"], status, _ = failure
+    async with served.session.post(served.url + ECHO, json=document) as response:
+        assert response.headers.get("Retry-After") == ("1" if status == 429 else None)
+
+
+async def test_a_call_without_room_is_refused_before_its_body_is_read(served: Any) -> None:
+    served.inference.is_full = True
+    sent = asyncio.Event()
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"{"
+        await sent.wait()
+        yield b"}"
+
+    async with served.session.post(served.url + ECHO, data=body()) as response:
+        assert response.status == 429
+        assert response.headers["Retry-After"] == "1"
+        sent.set()
+    assert not served.inference.calls
 
 
 async def test_a_fault_of_ours_is_told_and_logged(
