@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,7 +30,7 @@ from bench.broker import ApacheKafka, Bench, NotHere
 from bench.contenders import CHAIN
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from bench.chain import Contents
 
@@ -39,6 +41,8 @@ ALONE = ("direct", "small", "startup", "serving", "stacking", "checks")
 PARTS = (*CONTENDERS, *ON_KAFKA, *ALONE)
 RESULTS = ROOT / "bench" / "results"
 PLAIN_WIDTH = 160
+
+Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,66 +155,135 @@ def main(
             progress("installing the peers into .venv-bench")
             if reason := environment.PEERS.ensure():
                 raise click.ClickException(reason)
-        _alone(results, size, wanted, progress)
+        _measure(results, _alone(size, results.rounds), wanted, progress)
         if {*CONTENDERS, *ON_KAFKA} & set(wanted):
             progress("starting Apache Kafka")
-            _on_kafka(results, size, wanted, progress)
+            with _kafka(partitions) as bench:
+                progress("warming Apache Kafka up")
+                throughput.warm_up(bench, size.records["fast"])
+                results.throughput = throughput.chain_rows(wanted, size.records, size.contents)
+                with _told(results, "tfsimples"):
+                    throughput.measure(bench, results.throughput, results.rounds, size.calls, progress)
+                _measure(results, _on_kafka(bench, size, results.rounds, progress), wanted, progress)
     # A file or a pipe has room for whole rows.
     report.show(results, Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH))
     if output or not (quick or only):
         path = output or RESULTS / f"{results.began:%Y-%m-%d}.md"
         report.write(results, path)
         click.echo(f"written to {path}")
+    if results.failed:
+        raise click.ClickException("not measured: " + "; ".join(results.failed))
 
 
-def _alone(results: report.Results, size: Size, wanted: Sequence[str], progress: Callable[[str], None]) -> None:
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one name of `--only` measures, and the attribute of the results that it goes to."""
+
+    name: str
+    into: str
+    text: str
+    measure: Callable[[], object]
+
+
+def _alone(size: Size, rounds: int) -> list[Part]:
     """What needs no Kafka."""
-    if "checks" in wanted:
-        progress("reading and compiling pipelines of many steps")
-        results.checks = checks.measure()
-    if "serving" in wanted:
-        progress("calling a Python model directly, and MLServer with the same")
-        results.serving = serving.measure(size.served, results.rounds)
-    if "direct" in wanted:
-        progress("calling tfsimple1 directly, and bare servers that send everything back")
-        results.direct = direct.measure(2 * size.one_by_one)
-    if "stacking" in wanted:
-        progress("calling the iris sample from 64 callers at a time")
-        results.stacking = serving.measure_stacking(size.stacked)
-    if "startup" in wanted:
-        progress(f"starting seldon up pipelines/ on the embedded broker, {size.starts} times")
-        results.startup = idle.measure_startup(size.starts, size.one_by_one)
-    if "small" in wanted:
-        progress(f"starting seldon up of ten pipelines without the extras, {size.starts} times")
-        results.small = idle.measure_small(10, size.starts)
+    return [
+        Part("checks", "checks", "reading and compiling pipelines of many steps", checks.measure),
+        Part(
+            "serving",
+            "serving",
+            "calling a Python model directly, and MLServer with the same",
+            lambda: serving.measure(size.served, rounds),
+        ),
+        Part(
+            "direct",
+            "direct",
+            "calling tfsimple1 directly, and bare servers that send everything back",
+            lambda: direct.measure(2 * size.one_by_one),
+        ),
+        Part(
+            "stacking",
+            "stacking",
+            "calling the iris sample from 64 callers at a time",
+            lambda: serving.measure_stacking(size.stacked),
+        ),
+        Part(
+            "startup",
+            "startup",
+            f"starting seldon up pipelines/ on the embedded broker, {size.starts} times",
+            lambda: idle.measure_startup(size.starts, size.one_by_one),
+        ),
+        Part(
+            "small",
+            "small",
+            f"starting seldon up of ten pipelines without the extras, {size.starts} times",
+            lambda: idle.measure_small(10, size.starts),
+        ),
+    ]
 
 
-def _on_kafka(results: report.Results, size: Size, wanted: Sequence[str], progress: Callable[[str], None]) -> None:
+def _on_kafka(bench: Bench, size: Size, rounds: int, progress: Progress) -> list[Part]:
+    return [
+        Part(
+            "works",
+            "works",
+            "pipelines of other kinds",
+            lambda: workloads.measure(bench, size.works, rounds, progress),
+        ),
+        Part(
+            "growth",
+            "growth",
+            "more partitions, pipelines, steps, workers",
+            lambda: growth.measure(bench, size.grown, size.growth, rounds, progress),
+        ),
+        Part(
+            "latency",
+            "latency",
+            f"calling seldon up by REST, gRPC and Kafka, {size.calls} times each",
+            lambda: calls.measure(bench, size.calls, size.rates, size.saturating),
+        ),
+        Part(
+            "branches",
+            "branches",
+            "calling pipelines with slow branches, and with branches that are not taken",
+            lambda: branches.measure(bench.address, bench.partitions, size.calls),
+        ),
+        Part(
+            "many",
+            "idle",
+            f"watching {size.many} pipelines that wait",
+            lambda: idle.measure_idle(bench, size.many, size.watched),
+        ),
+    ]
+
+
+@contextlib.contextmanager
+def _kafka(partitions: int) -> Iterator[Bench]:
     try:
         kafka = ApacheKafka().start()
     except NotHere as reason:
         raise click.ClickException(f"no Apache Kafka to measure on: {reason}") from None
     try:
-        bench = Bench(kafka.address, results.partitions)
-        progress("warming Apache Kafka up")
-        throughput.warm_up(bench, size.records["fast"])
-        results.throughput = throughput.chain_rows(wanted, size.records, size.contents)
-        throughput.measure(bench, results.throughput, results.rounds, size.calls, progress)
-        if "works" in wanted:
-            results.works = workloads.measure(bench, size.works, results.rounds, progress)
-        if "growth" in wanted:
-            results.growth = growth.measure(bench, size.grown, size.growth, results.rounds, progress)
-        if "latency" in wanted:
-            progress(f"calling seldon up by REST, gRPC and Kafka, {size.calls} times each")
-            results.latency = calls.measure(bench, size.calls, size.rates, size.saturating)
-        if "branches" in wanted:
-            progress("calling pipelines with slow branches, and with branches that are not taken")
-            results.branches = branches.measure(kafka.address, results.partitions, size.calls)
-        if "many" in wanted:
-            progress(f"watching {size.many} pipelines that wait")
-            results.idle = idle.measure_idle(bench, size.many, size.watched)
+        yield Bench(kafka.address, partitions)
     finally:
         kafka.stop()
+
+
+def _measure(results: report.Results, parts: Iterable[Part], wanted: Collection[str], progress: Progress) -> None:
+    """A part that fails is told at the end, with the figures of all others: they took an hour."""
+    for part in parts:
+        if part.name in wanted:
+            progress(part.text)
+            with _told(results, part.name):
+                setattr(results, part.into, part.measure())
+
+
+@contextlib.contextmanager
+def _told(results: report.Results, name: str) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as failure:
+        results.failed.append(f"{name}: {failure}")
 
 
 if __name__ == "__main__":

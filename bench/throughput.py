@@ -175,9 +175,10 @@ def _reach(count_now: Callable[[], int], process: Process | Team, layout: Layout
 
 
 def _caught_up(bench: Bench, process: Process | Team, layout: Layout, count: int) -> _Mark:
-    """The moment when the models' agent has nothing before it but, in each partition, the end of a transaction."""
+    """The moment when the models' agent has nothing before it but, in each partition, the ends of transactions."""
     topics = layout.step_inputs
-    ends = len(topics) * bench.partitions
+    # Each pipeline has a producer, whose last transaction may have ended behind the last record.
+    ends = len(topics) * bench.partitions * len(layout.work.pipelines)
     wait_until(
         lambda: bench.lag(layout.models_group, topics) <= ends, process, "the models' agent is still behind", SILENCE
     )

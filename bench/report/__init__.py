@@ -32,7 +32,7 @@ __all__ = ["Results", "show", "write"]
 
 @dataclass(slots=True)
 class Results:
-    """All figures of one run of the bench; what was not measured is empty. `left_out` says why something is not."""
+    """All figures of one run of the bench; what was not measured is empty. `failed`: what could not be, and why."""
 
     partitions: int
     rounds: int
@@ -48,7 +48,7 @@ class Results:
     serving: list[Calls] = field(default_factory=list)
     stacking: list[Stacking] = field(default_factory=list)
     checks: list[Check] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
     load_average: float = field(default_factory=lambda: os.getloadavg()[0])
     began: datetime = field(default_factory=lambda: datetime.now(UTC))
 
@@ -116,5 +116,5 @@ def _facts(results: Results) -> list[str]:
         f"{facts.machine()}, load average {results.load_average:.1f} at the start",
         "tfsimples: two numpy models chained, two INT32 [1,16] tensors in each message",
         f"{results.partitions} partitions unless said, {results.rounds} rounds, all contenders in turn",
-        *results.left_out,
+        *(f"not measured: {failure}" for failure in results.failed),
     ]
