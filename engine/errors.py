@@ -7,6 +7,7 @@ EngineError
 │   ├── BrokerReplaced   another cluster answers at the address now: topics, groups and resources are gone
 │   ├── TopicRefused     the broker does not make or delete a topic as it was asked to
 │   └── UnequalPartitions  a topic has another number of partitions than its namespace
+├── NewerFormat          a newer release wrote state of a pipeline in a way that is not known here
 ├── RuntimeUnavailable   a model cannot be loaded: missing artefact, missing extra, server that refuses
 └── RequestError         one request that cannot be answered
     ├── InvalidInput     the request is malformed, or a tensor is refused by the model
@@ -59,6 +60,16 @@ class TopicRefused(BrokerUnavailable):
 
 class UnequalPartitions(BrokerUnavailable):
     """A topic has another number of partitions than its namespace: requests would not find their partners."""
+
+
+class NewerFormat(EngineError):
+    """A newer release wrote state of a pipeline: what was made of it here would lose requests or run them twice."""
+
+    def __init__(self, what: str, written: int, known: int) -> None:
+        super().__init__(
+            f"{what} are written by a newer release, in format {written}, and this one reads none above {known}; "
+            "run the newer release here too"
+        )
 
 
 class RuntimeUnavailable(EngineError):

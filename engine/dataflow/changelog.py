@@ -13,6 +13,9 @@ version of the pipeline finds its place by that, wherever the reference stands t
 
 Each record also tells a position: for each source by name the last offset that is accounted for and the latest
 timestamp. It names all sources, since compaction takes away what earlier records of the same entry told.
+
+Whatever else changes, an entry says its format in the head, and a position that is not of the first format says
+`"format": N` among the sources, none of which can have that name.
 """
 
 from __future__ import annotations
@@ -22,6 +25,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import orjson
+
+from engine.errors import NewerFormat
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -74,7 +79,8 @@ class Entry:
 class Changelog:
     """The codec of one pipeline's changelog.
 
-    What is read may be of another version of the pipeline, or of anybody: what cannot be used is a ValueError.
+    What is read may be of another version of the pipeline, or of anybody: what cannot be used is a ValueError, and what
+    a newer release wrote a NewerFormat.
     """
 
     def __init__(self, upstream: Upstream) -> None:
@@ -140,8 +146,7 @@ class Changelog:
             (length,) = _LENGTH.unpack_from(value)
             start = _LENGTH.size + length
             head = orjson.loads(value[_LENGTH.size : start])
-            if head["format"] != FORMAT:
-                raise ValueError(f"an entry of format {head['format']}, not {FORMAT}")
+            _check(head["format"])
             opened, low, high = (_time(head[name]) for name in ("opened", "low", "high"))
             entry = Entry(number, key, opened, low, high, [None] * len(self._names), [None] * len(self._taken))
             self._fill(entry, head["sources"], _Raw(value, start))
@@ -156,6 +161,7 @@ class Changelog:
         told = orjson.loads(position)
         if not isinstance(told, dict):
             raise ValueError("no position of a join")  # noqa: TRY004 - a fault of what was read, as all here
+        _check(told.pop("format", FORMAT))
         found = []
         for name, pair in told.items():
             if name in self._indices:
@@ -198,6 +204,13 @@ class _Raw:
     def end(self) -> None:
         if self._at != len(self._value):
             raise ValueError("an entry with more than it tells of")
+
+
+def _check(written: object) -> None:
+    if isinstance(written, int) and written > FORMAT:
+        raise NewerFormat("the entries of its join", written, FORMAT)
+    if written != FORMAT:
+        raise ValueError(f"format {written}, not {FORMAT}")
 
 
 def _time(value: object) -> float:

@@ -141,7 +141,8 @@ class KeyedJoin:
         """One record of the changelog, all of them in their order before anything is offered.
 
         False when some of it is nothing that this join can use, and was left out: another version of the pipeline
-        may have written it, or anybody.
+        may have written it, or anybody. Raises NewerFormat for what a newer release wrote: nothing of that may be left
+        out.
         """
         self._now, self._restored = max(self._now, now), True
         known = position is None or self._restore_position(position)

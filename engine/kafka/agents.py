@@ -21,6 +21,7 @@ from engine.protocol.record import ERROR_STEP, INFER_TYPE, PIPELINE, STEP, Owner
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from engine.dataflow.external import Upstream
     from engine.execution import Execution, Request
     from engine.kafka.budget import Budget, Share
     from engine.kafka.checkpoint import Checkpoints
@@ -140,6 +141,15 @@ class Worker:
         """Whether the app, or what makes or commits its requests, has fallen over; it must be replaced then."""
         joiner_crashed = self.joiner is not None and self.joiner.crashed
         return self._stalled or self._app.crashed or self.checkpoints.crashed or joiner_crashed
+
+    def takes(self, upstream: Upstream | None) -> bool:
+        """Whether it can take a new version of its pipeline: it lives, and what it reads of others has not changed."""
+        return not self.crashed and (self.joiner.upstream if self.joiner is not None else None) == upstream
+
+    @property
+    def refusal(self) -> str:
+        """Why a newer release must do its work, so that it is to be stopped; empty when there is no reason."""
+        return self.intake.refusal or (self.joiner.refusal if self.joiner is not None else "")
 
     async def watch(self) -> None:
         """Find out whether records wait that nobody brings; it must be replaced then. Ask again and again."""

@@ -18,7 +18,7 @@ from aiokafka.errors import KafkaError
 
 from engine.dataflow import steps
 from engine.dataflow.keyed import Arrival, Fired, KeyedJoin
-from engine.errors import InvalidInput, Overloaded, RequestError, TooLarge
+from engine.errors import InvalidInput, NewerFormat, Overloaded, RequestError, TooLarge
 from engine.kafka import client
 from engine.kafka.checkpoint import Made, Taken
 from engine.kafka.decoding import decode
@@ -101,6 +101,8 @@ class Joiner:
         self._budget: Share
         self._restoring = asyncio.Lock()
         self._ticking: asyncio.Task[None] | None = None
+        # Why nothing can be made of what waits; whoever has started it is to stop it then.
+        self.refusal = ""
 
     @property
     def topics(self) -> list[str]:
@@ -179,6 +181,10 @@ class Joiner:
                     await self._read_back(partition, join)
                 except (KafkaError, OSError, TimeoutError) as error:
                     log.warning("could not read %s, trying again: %s", self._changelog, error or type(error).__name__)
+                    await asyncio.sleep(RETRY_SECONDS)
+                    continue
+                except NewerFormat as error:
+                    self.refusal = f"{error} ({self._changelog})"
                     await asyncio.sleep(RETRY_SECONDS)
                     continue
                 self._waiting[partition] = _Waiting(leases, join)

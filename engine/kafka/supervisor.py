@@ -20,6 +20,7 @@ from engine.kafka.agents import Worker, Writers
 from engine.kafka.asking import Asking
 from engine.kafka.budget import Budget
 from engine.kafka.cleaning import Cleaner
+from engine.kafka.describing import metadata_of
 from engine.kafka.joins import Joiner
 from engine.kafka.outlet import Outlet
 from engine.kafka.retiring import Retirable
@@ -53,9 +54,6 @@ SETTLE_SECONDS = 0.05
 
 # How often models are asked whether they would answer, and workers whether they live.
 CHECK_SECONDS = 2.0
-
-# What a model says of its tensors stands in its state, which every process of the namespace holds in memory.
-MOST_METADATA_BYTES = 64 * 1024
 
 # How often it is looked whether all topics are still as they were, and whether records wait that nobody reads.
 TOPICS_SECONDS = 5.0
@@ -114,6 +112,7 @@ class Supervisor:
         # How many pipelines the requests of each worker may wait for, one behind the other, as it was at its start.
         self._depths: dict[str, int] = {}
         self._models_worker: Worker | None = None
+        self._models_left = False  # whether only a newer release can go on with what is on their topics
         # Pipelines that cannot be compiled here, as they came: nothing is to be done about them until they change.
         self._refused: dict[str, Loaded] = {}
         # Resources whose topics cannot be had, or have another number of partitions than the namespace, and why.
@@ -241,7 +240,9 @@ class Supervisor:
         if self._models_worker_stale(models):
             self._begin(("models", ""), self._start_models_worker(models))
         for name, loaded in pipelines.items():
-            if self._pipeline_stale(name, loaded):
+            if name in self._workers and self._workers[name][1].refusal:
+                self._begin(("pipeline", name), self._leave(name))
+            elif self._pipeline_stale(name, loaded):
                 self._begin(("pipeline", name), self._start_pipeline(loaded))
         for name in set(self._workers) - set(pipelines):
             self._begin(("pipeline", name), self._stop_pipeline(name))
@@ -427,14 +428,18 @@ class Supervisor:
     def _models_worker_stale(self, models: Mapping[str, Loaded]) -> bool:
         worker, wanted = self._models_worker, self._models_topics(models)
         if worker is None:
-            return bool(wanted)
-        return worker.crashed or set(worker.routes) != set(wanted)
+            return bool(wanted) and not self._models_left
+        return worker.crashed or bool(worker.refusal) or set(worker.routes) != set(wanted)
 
     async def _start_models_worker(self, models: Mapping[str, Loaded]) -> None:
         """One group reads all models' inputs; its topics are fixed at its start, so other topics mean a new member."""
         old, self._models_worker = self._models_worker, None
         if old is not None:
             await self._end(old)
+            if old.refusal:
+                log.error("what is on the topics of models is left to others: %s", old.refusal)
+                self._models_left = True
+                return
         wanted = self._models_topics(models)
         if wanted:
             worker = self._new_worker(self._topics.group(Owner.MODEL, ""), None)
@@ -459,7 +464,7 @@ class Supervisor:
             await self._tell(loaded, FAILED, next(filter(None, reasons)))
             return
         depth = self._depth(name)
-        goes_on = name in self._workers and _goes_on(self._workers[name][1], upstream) and self._depths[name] == depth
+        goes_on = name in self._workers and self._workers[name][1].takes(upstream) and self._depths[name] == depth
         if name in self._workers and not goes_on:
             await self._stop_pipeline(name)
         topic = self._topics.of(Owner.PIPELINE, name, Side.INPUTS)
@@ -481,6 +486,14 @@ class Supervisor:
     async def _stop_pipeline(self, name: str) -> None:
         _, worker = self._workers.pop(name)
         await self._end(worker)
+
+    async def _leave(self, name: str) -> None:
+        """Leave a pipeline to those who know how its state is written, until it is loaded anew."""
+        loaded, worker = self._workers[name]
+        await self._stop_pipeline(name)
+        self._refused[name] = self._registry.view.resources.get(loaded.key, loaded)
+        log.error("%s %s: %s", *loaded.key, worker.refusal)
+        await self._tell(self._refused[name], FAILED, worker.refusal)
 
     async def _end(self, worker: Worker) -> None:
         await worker.stop()
@@ -538,9 +551,8 @@ class Supervisor:
             await self._tell(loaded, *explained, metadata)
         for loaded, worker in list(self._workers.values()):
             await self._tell(loaded, *self._pipeline_state(loaded, worker, models))
-            if worker.crashed:
-                self._changed.set()
-        if self._models_worker is not None and self._models_worker.crashed:
+        workers = [worker for _, worker in self._workers.values()]
+        if any(each.crashed or each.refusal for each in (*workers, self._models_worker) if each is not None):
             self._changed.set()
 
     async def _look(self, loaded: Loaded, runtime: Runtime) -> tuple[Told, Any]:
@@ -549,7 +561,7 @@ class Supervisor:
         reason = self._lost.get(loaded.key, "" if ready else "the model does not answer that it is ready")
         told = self._told.get(loaded.key)
         is_news = told is None or (told.offset, told.state) != (loaded.offset, READY)
-        metadata = await _metadata(runtime) if ready and is_news else None
+        metadata = await metadata_of(runtime, CHECK_SECONDS) if ready and is_news else None
         return ((FAILED, reason) if reason else (READY, "loaded")), metadata
 
     def _as_explained(self, loaded: Loaded, told: Told, models: Mapping[str, Told]) -> Told:
@@ -564,6 +576,8 @@ class Supervisor:
         assert isinstance(pipeline, Pipeline)
         if worker.crashed:
             return FAILED, "its consumer has fallen over and is being replaced"
+        if worker.refusal:
+            return FAILED, worker.refusal
         if not worker.intake.assigned.is_set():
             return CREATING, "joining its consumer group"
         return states.of_pipeline(pipeline, models, self._registry.view)
@@ -575,21 +589,6 @@ class Supervisor:
         said = State(loaded.key, self._instance, loaded.version, state, reason, self._clock(), metadata, loaded.offset)
         self._told[loaded.key] = said
         await self._registry.tell(said)
-
-
-async def _metadata(runtime: Runtime) -> Any:
-    """What a model says of its tensors; None when it says nothing, too late, or more than a state should hold."""
-    try:
-        async with asyncio.timeout(CHECK_SECONDS):
-            found = await runtime.metadata()
-    except (EngineError, TimeoutError):
-        return None
-    return found if found.ByteSize() <= MOST_METADATA_BYTES else None
-
-
-def _goes_on(worker: Worker, upstream: Upstream | None) -> bool:
-    """Whether a running worker can take a new version: it lives, and what it reads of others has not changed."""
-    return not worker.crashed and (worker.joiner.upstream if worker.joiner is not None else None) == upstream
 
 
 def _steps(loaded: Loaded) -> list[str]:

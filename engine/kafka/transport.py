@@ -21,6 +21,7 @@ from faust.tables import TableManager
 from faust.transport.drivers import aiokafka as driver
 from faust.types.tuples import TP, ConsumerMessage
 
+from engine.errors import NewerFormat
 from engine.kafka import client, unpacking
 from engine.kafka.assignor import CoPartitionedSticky
 from engine.kafka.leases import Leases, Membership, Place, Poll, TopicPartition
@@ -358,6 +359,7 @@ class Intake:
                 names who may have a transaction open over it
     flush       commits what is finished while the partitions are still ours
     committing  held by whoever commits
+    refusal     why none of its partitions may be read here; whoever has started it is to stop it then
     """
 
     def __init__(
@@ -376,6 +378,7 @@ class Intake:
         self._placing = asyncio.Lock()
         self.committing = asyncio.Lock()
         self.assigned = asyncio.Event()
+        self.refusal = ""
         self.flush: Callable[[], Coroutine[Any, Any, None]] = self.commit
         self._flushing: asyncio.Task[None] | None = None
 
@@ -433,7 +436,11 @@ class Intake:
                 await asyncio.sleep(RETRY_SECONDS)
         if found is None:
             return {}
-        places = {tp: Place(at.offset, Standing.parse(at.metadata).spans) for tp, at in found.items()}
+        try:
+            places = {tp: Place(at.offset, Standing.parse(at.metadata).spans) for tp, at in found.items()}
+        except NewerFormat as error:
+            self.refusal = str(error)
+            return {}
         missing = [tp for tp in partitions if tp not in places]
         if missing:
             first = await self._on_thread(self.consumer.thread.beginnings(missing))
@@ -451,6 +458,8 @@ class Intake:
             names = {Standing.parse(at.metadata).committer for at in last.values()} - {"", self._committer}
             log.info("group %s: ending transactions of %s", self.group, ", ".join(names) or "nobody known")
             await self._fence(names, self.group)
+        except NewerFormat as error:
+            self.refusal = str(error)
         except (KafkaError, TimeoutError, OSError) as error:  # another successor may be fencing it as well
             log.warning("group %s: could not end a dead worker's transaction: %s", self.group, error)
 

@@ -14,6 +14,8 @@ import re
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
+from engine.errors import NewerFormat
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -29,7 +31,9 @@ CROWDED_SPANS = MOST_SPANS // 2
 # Each unfinished request makes one span of each kind at most, of five letters at most together unless it is very long.
 _SURELY_FIT = MOST_SPANS // 20
 
+# What comes before the first semicolon, in every release.
 _FORMAT = "1"
+_FORM = re.compile("[0-9]{1,9}")
 _NUMBER = re.compile("[0-9a-f]{1,16}")
 
 
@@ -51,8 +55,13 @@ class Standing(NamedTuple):
 
     @classmethod
     def parse(cls, metadata: str | None) -> Standing:
-        """What a metadata says; nothing of what others may have written there."""
+        """What a metadata says; nothing of what others may have written there.
+
+        Raises NewerFormat for what a newer release wrote.
+        """
         form, *parts = (metadata or "").split(";")
+        if parts and _FORM.fullmatch(form) and int(form) > int(_FORMAT):
+            raise NewerFormat("the group's offsets", int(form), int(_FORMAT))
         if form != _FORMAT or len(parts) != len(cls._fields):
             return cls()
         spans = _decode(parts[2])

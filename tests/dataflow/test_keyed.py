@@ -12,6 +12,7 @@ import pytest
 from engine.dataflow.external import Source, Upstream
 from engine.dataflow.keyed import Arrival, Change, Fired, KeyedJoin
 from engine.dataflow.plan import Edge
+from engine.errors import NewerFormat
 from engine.protocol.record import Owner, Side
 from engine.resources import Join
 
@@ -393,7 +394,7 @@ def test_the_format_is_the_one_that_is_documented() -> None:
         (b"1 k", b"", None),
         (b"1 k", b"\xff\xff\xff\xff{}", None),
         (b"1 k", value([]), None),
-        (b"1 k", value(HEAD | {"format": 2}), None),
+        (b"1 k", value(HEAD | {"format": 0}), None),
         (b"1 k", value(HEAD | {"opened": "now"}), None),
         (b"1 k", value(HEAD | {"sources": {"sums.outputs": WHOLE}}, b"ab"), None),
         (b"1 k", value(HEAD | {"sources": {"sums.outputs": WHOLE}}, b"abcd"), None),
@@ -422,5 +423,15 @@ def test_an_entry_is_read_though_its_position_cannot_be() -> None:
 def test_an_entry_goes_when_its_last_change_cannot_be_read() -> None:
     join = KeyedJoin(two(), 100)
     assert join.restore(b"1 k", value(HEAD | {"sources": {"sums.outputs": WHOLE}}, b"abc"), None, 0.0)
-    assert not join.restore(b"1 k", value(HEAD | {"format": 2}), None, 0.0)
+    assert not join.restore(b"1 k", value(HEAD | {"format": 0}), None, 0.0)
     assert len(join) == 0
+
+
+@pytest.mark.parametrize(
+    ("written", "position"),
+    [(value({"format": 2}), None), (None, b'{"format": 2, "whatever": "comes"}'), (None, b'{"format": 3}')],
+    ids=["an entry", "a position", "a position of more"],
+)
+def test_what_a_newer_release_wrote_to_a_changelog_is_refused(written: bytes | None, position: bytes | None) -> None:
+    with pytest.raises(NewerFormat, match="run the newer release here too"):
+        KeyedJoin(two(), 100).restore(b"1 k", written, position, 0.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from engine.errors import NewerFormat
 from engine.kafka.watermark import MOST_SPANS, Standing, Watermark
 
 
@@ -80,10 +81,15 @@ def test_what_has_no_room_in_the_metadata_stays_unfinished() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", [None, "", "a note of somebody's", "1;me", "1;me;0;!", "1;me;x;AAAA", "1;me;0;gA", "2;me;0;AQE"]
+    "text", [None, "", "a note of somebody's", "1;me", "1;me;0;!", "1;me;x;AAAA", "1;me;0;gA", "0;me;0;AQE", "7"]
 )
 def test_what_others_wrote_beside_an_offset_says_nothing(text: str | None) -> None:
     assert Standing.parse(text) == Standing()
+
+
+def test_what_a_newer_release_wrote_beside_an_offset_is_refused() -> None:
+    with pytest.raises(NewerFormat, match="format 2, and this one reads none above 1"):
+        Standing.parse("2;me;and;whatever;comes")
 
 
 def test_a_standing_is_read_as_it_was_written() -> None:
