@@ -59,7 +59,7 @@ _NAMES = {"model": "iris", "pipeline": "tfsimples", "experiment": "iris-versions
 # What stands for standard input in the place of a file, and how problems name it.
 _STDIN, _STDIN_NAME = "-", "standard input"
 
-_file = click.option("-f", "--file-path", type=click.Path(), required=True, help="A YAML file; - is standard input.")
+_file = click.option("-f", "--file-path", type=options.Path(), required=True, help="A YAML file; - is standard input.")
 
 
 def _piped(_: click.Context, __: click.Parameter, path: str | None) -> str:
@@ -70,7 +70,7 @@ def _piped(_: click.Context, __: click.Parameter, path: str | None) -> str:
 
 
 _file_or_stdin = click.option(
-    "-f", "--file-path", type=click.Path(), callback=_piped, help="A YAML file. [default: standard input]"
+    "-f", "--file-path", type=options.Path(), callback=_piped, help="A YAML file. [default: standard input]"
 )
 
 
@@ -106,7 +106,7 @@ def unload(file_path: str, **flags: Any) -> None:
 
 
 @click.command()
-@click.option("-f", "--file-path", type=click.Path(), help="Only what this YAML file holds.")
+@click.option("-f", "--file-path", type=options.Path(), help="Only what this YAML file holds.")
 @click.option("-w", "--wait", is_flag=True, help="Wait until all are ready.")
 @click.option("-t", "--timeout-secs", default=5.0, type=float, help="How long to wait. [default: 5]")
 @printing.form(printing.TABLE, "a table, with -f the state of each as JSON on a line")
@@ -168,14 +168,14 @@ def _unloading(kind: str) -> click.Command:
         ),
     )
     @click.argument("name", required=False)
-    @click.option("-f", "--file-path", type=click.Path(), help="A YAML file.")
+    @click.option("-f", "--file-path", type=options.Path(), help="A YAML file.")
     @waiting.flags
     @options.kafka
     @options.accepted
     def command(name: str | None, file_path: str | None, **flags: Any) -> None:
         if (name is None) == (file_path is None):
             raise click.UsageError(f"give the {kind}'s name, or a file by -f")
-        keys = [(kind, name)] if name else list(_read(file_path or "", kind).folders)
+        keys = [(kind, name)] if name is not None else list(_read(file_path or "", kind).folders)
         _unload(keys, flags)
 
     return command
@@ -324,7 +324,8 @@ def _print_status(settings: Settings, key: Key, wait: str, seconds: float, form:
     async def read(registry: Registry) -> str:
         status = await _status_of(registry, key, wait, seconds)
         if form == printing.TABLE:
-            return printing.rows([_row(registry, key)], _COLUMNS[key[0]], form)
+            found = [_row(registry, key)] if key in registry.view.resources else []
+            return printing.rows(found, _COLUMNS[key[0]], form)
         return printing.document(status, form)
 
     click.echo(_with_registry(settings, read))
@@ -339,11 +340,18 @@ async def _status_of(registry: Registry, key: Key, wait: str, seconds: float) ->
                 raise UnknownResource(f'no {kind} "{name}" is loaded')
             if key in registry.view.resources and (not wait or _state(registry, key) == wait):
                 return _STATUSES[kind](registry, key)
+            if _is_gone(registry, key) and wait == STATES[kind].get("terminated"):
+                return {f"{kind}Name": name, "versions": []}
             reason = f"{kind} {name} is {_reason(registry, key)}"
             if time.monotonic() > until:
                 raise EngineError(f"{kind.capitalize()} wait status timeout: {reason}")
             progress.say(f"waiting for {wait}: {reason}")
             await registry.wait(min(1.0, max(until - time.monotonic(), 0.01)))
+
+
+def _is_gone(registry: Registry, key: Key) -> bool:
+    """Whether a resource is not loaded, and nobody who is alive still runs it."""
+    return key not in registry.view.resources and not registry.view.pending(key, time.time())
 
 
 def _state(registry: Registry, key: Key) -> str:

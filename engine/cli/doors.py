@@ -8,6 +8,7 @@ from typing import Protocol
 
 import click
 
+from engine.cli.printing import plain
 from engine.errors import EngineError
 
 Pairs = list[tuple[str, str]]
@@ -49,6 +50,8 @@ class Call:
     data: bytes
 
     def __post_init__(self) -> None:
+        if not self.name:
+            raise click.UsageError("NAME is empty: name a model or a pipeline that is loaded")
         for text in (self.name, self.authority):
             if not _HEADER_VALUE.fullmatch(text):
                 raise click.UsageError(f"{text!a} cannot be sent in a header; write printable ASCII")
@@ -77,7 +80,7 @@ def header(text: str) -> tuple[str, str]:
     """The two parts of a --header. Raises UsageError."""
     name, _, value = text.partition("=")
     if text.count("=") != 1 or not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
-        raise click.UsageError(f"Badly formed header {text}: use key=val")
+        raise click.UsageError(f"Badly formed header {plain(text)}: use key=val")
     if name.lower() == "host":
         raise click.UsageError("Setting Host via headers is not supported, please use '--authority' instead")
     return name, value

@@ -94,6 +94,8 @@ def _request(call: Call) -> Any:
             message = json_format.ParseDict(document, ModelInferRequest())
     except (ValueError, TypeError, json_format.ParseError) as error:
         raise click.UsageError(f"the request is no ModelInferRequest in JSON: {error}") from None
+    except RecursionError:
+        raise click.UsageError("the request is no ModelInferRequest in JSON: it is nested too deeply") from None
     message.model_name = call.name
     return message
 

@@ -8,7 +8,19 @@ import sys
 import click
 
 from engine import __version__
-from engine.cli import completion, configs, control, goflags, infer, inspecting, plans, redriving, serve, topics
+from engine.cli import (
+    completion,
+    configs,
+    control,
+    goflags,
+    infer,
+    inspecting,
+    plans,
+    printing,
+    redriving,
+    serve,
+    topics,
+)
 from engine.errors import EngineError, InvalidInput, InvalidResources, InvalidSettings
 
 # A full disk, a file that may not grow, a quota, a disk that was mounted read-only.
@@ -29,10 +41,10 @@ class _Group(goflags.Group):
             )
             ctx.exit(2)
         except InvalidSettings as error:
-            click.echo(f"Error: {error}", err=True)
+            click.echo(f"Error: {printing.plain(str(error))}", err=True)
             ctx.exit(2)
         except EngineError as error:
-            click.echo(f"Error: {error}", err=True)
+            click.echo(f"Error: {printing.plain(str(error))}", err=True)
             # What a step refuses is another matter: the command did what it was asked.
             ctx.exit(2 if isinstance(error, InvalidInput) and error.step is None else 1)
         except OSError as error:

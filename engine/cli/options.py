@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from engine.cli import configs, files
+from engine.errors import InvalidSettings
 from engine.settings import GUARANTEES
 from engine.settings import load as load_settings
 
@@ -28,6 +29,16 @@ def together(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
         return function
 
     return decorate
+
+
+class Path(click.Path):
+    """A path that is not empty: an empty one, of a variable that is not set, would be the folder that we are in."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """As click's, but for the empty path, which is a usage error."""
+        if value == "":
+            self.fail("the path is empty", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 kafka = together(
@@ -76,6 +87,9 @@ def settings(flags: dict[str, Any], *, default_broker: bool = False) -> Settings
     nothing names a broker, that is looked for on this machine.
     """
     given = {name: value for name, value in flags.items() if name != "kafka_config_path" and value is not None}
+    if given.get("kafka_broker") == "":
+        # A variable that is not set: the embedded broker, or the one at the default address, is not what was meant.
+        raise InvalidSettings("--kafka-broker is empty; give HOST:PORT, or leave the flag out")
     said: dict[str, Any] = {"kafka_broker": DEFAULT_BROKER} if default_broker else {}
     if path := flags.get("kafka_config_path"):
         said |= files.kafka(path)

@@ -26,7 +26,7 @@ _name = click.option("--name", metavar="PIPELINE", help="Which pipeline, when th
 
 
 @click.command()
-@click.argument("path", type=click.Path())
+@click.argument("path", type=options.Path())
 @_name
 @click.option("--format", "style", type=click.Choice(("text", "mermaid", "json")), default="text", show_default=True)
 def graph(path: str, name: str | None, style: str) -> None:
@@ -48,7 +48,7 @@ def graph(path: str, name: str | None, style: str) -> None:
 
 
 @click.command("try")
-@click.argument("path", type=click.Path())
+@click.argument("path", type=options.Path())
 @_name
 @click.option("--data", help="The request, as V2 JSON.")
 @click.option("-f", "--file-path", type=click.Path(path_type=Path), help="A file with the request.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import select
 from urllib.parse import quote
 
 import click
@@ -13,6 +14,9 @@ from engine.cli import doors
 from engine.cli.doors import ANSWER_SECONDS, Call, Pairs, Reply
 from engine.errors import EngineError
 from engine.settings import host_and_port
+
+# A model may take minutes, but a gateway says at once that it lives. Another broker's port, say, never says anything.
+LOOK_SECONDS = 5.0
 
 
 class Rest:
@@ -26,8 +30,8 @@ class Rest:
         self._call = call
         self._model = f"/v2/models/{quote(call.name, safe='')}"
         self._path = f"{self._model}/infer"
-        host, port = host_and_port(call.host, "--inference-host")
-        self._connection = http.client.HTTPConnection(host, port, timeout=ANSWER_SECONDS)
+        self._address = host_and_port(call.host, "--inference-host")
+        self._connection = http.client.HTTPConnection(*self._address, timeout=ANSWER_SECONDS)
 
     def call(self, headers: Pairs) -> Reply:
         """POST the request; what is no answer has its text from the error object, or from the whole body.
@@ -64,6 +68,7 @@ class Rest:
         host = self._call.host
         try:
             self._send(method, path, headers, body)
+            self._look()
             response = self._connection.getresponse()
             content, returned = response.read(), response.getheaders()
         except http.client.RemoteDisconnected:
@@ -77,6 +82,25 @@ class Rest:
         if response.status == http.client.OK:
             return Reply(returned, [], indented(content))
         return Reply(returned, [], error_text(response.status, content), response.status)
+
+    def _look(self) -> None:
+        """Wait for an answer to begin; what says nothing for long is asked whether it is a gateway at all."""
+        connected = self._connection.sock
+        if connected is None:
+            return  # it was reset at once, and is told of as such
+        begun, _, _ = select.select([connected], [], [], LOOK_SECONDS)
+        if not begun and not self._lives():
+            host = self._call.host
+            raise EngineError(f"no gateway answers at {host}: it says nothing; name another by --inference-host")
+
+    def _lives(self) -> bool:
+        with contextlib.closing(http.client.HTTPConnection(*self._address, timeout=LOOK_SECONDS)) as connection:
+            try:
+                connection.request("GET", "/v2/health/live")
+                connection.getresponse()
+            except (OSError, http.client.HTTPException):
+                return False
+        return True
 
     def _send(self, method: str, path: str, headers: Pairs, body: bytes) -> None:
         connection = self._connection

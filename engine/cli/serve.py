@@ -52,7 +52,7 @@ HANGING_SECONDS = 1.0
 
 
 @click.command()
-@click.argument("paths", nargs=-1, required=True, type=click.Path(), metavar="PATH...")
+@click.argument("paths", nargs=-1, required=True, type=options.Path(), metavar="PATH...")
 @options.listen
 @click.option("--kafka-listen", metavar="HOST:PORT", help="The embedded broker's address. [default: 127.0.0.1:9092]")
 @options.kafka
@@ -71,7 +71,7 @@ def up(paths: tuple[str, ...], **flags: Any) -> None:
 
 
 @click.command()
-@click.argument("paths", nargs=-1, type=click.Path(), metavar="[PATH]...")
+@click.argument("paths", nargs=-1, type=options.Path(), metavar="[PATH]...")
 @options.kafka
 @options.topics
 @options.serving
@@ -94,7 +94,7 @@ def worker(paths: tuple[str, ...], processes: int, **flags: Any) -> None:
 
 
 @click.command()
-@click.argument("paths", nargs=-1, type=click.Path(), metavar="[PATH]...")
+@click.argument("paths", nargs=-1, type=options.Path(), metavar="[PATH]...")
 @options.listen
 @options.kafka
 @options.topics

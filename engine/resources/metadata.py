@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -66,5 +67,12 @@ def read_name(section: Section) -> str:
     """The section's `name`, which must be there and be fit for a topic."""
     name = section.required("name")
     if name.strip() and not _NAME.fullmatch(name):
-        section.refuse(f"{section.title} does not have a valid name: {quoted(name)}", _NAME_HINT, at="name")
+        section.refuse(f"{section.title} does not have a valid name: {quoted(name)}", _name_hint(name), at="name")
     return name
+
+
+def _name_hint(name: str) -> str:
+    """What a name may hold; of a letter that only looks like one of those, which it is."""
+    foreign = next((character for character in name if not character.isascii()), "")
+    which = f"{quoted(foreign)} is {unicodedata.name(foreign, f'U+{ord(foreign):04X}')}; " if foreign else ""
+    return which + _NAME_HINT

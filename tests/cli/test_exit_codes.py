@@ -178,3 +178,53 @@ def test_a_variable_that_cannot_be_read_is_wrong_input(name: str, file: str, mon
     monkeypatch.setenv("SELDON_KAFKA_PARTITIONS_DEFAULT", "many")
     arguments = [file] if name == "up" else [file if each == FILE else each for each in KAFKA[name]]
     fails(seldon(name, *arguments), 2)
+
+
+@pytest.mark.parametrize("name", KAFKA)
+def test_a_broker_that_is_empty_is_wrong_input(name: str, file: str) -> None:
+    arguments = [file if each == FILE else each for each in KAFKA[name]]
+    fails(seldon(name, *arguments, "--kafka-broker", ""), 2)
+
+
+@pytest.mark.parametrize("name", [*FILES, "status", "model unload", "pipeline unload", "experiment stop"])
+def test_an_empty_path_is_not_the_folder_that_we_are_in(name: str) -> None:
+    fails(seldon(name, "-f", ""), 2)
+
+
+@pytest.mark.parametrize("name", ["up", "worker", "gateway", "pipeline graph"])
+def test_an_empty_path_among_others_is_wrong_input(name: str) -> None:
+    fails(seldon(name, ""), 2)
+
+
+def test_an_empty_name_takes_nothing_of_the_folder_away() -> None:
+    result = seldon("pipeline unload", "", "--kafka-broker", "127.0.0.1:1")
+    fails(result, 1)
+    assert "no Kafka broker answers" in result.stderr
+
+
+@pytest.mark.parametrize("name", GATEWAY)
+def test_an_empty_name_is_called_by_nobody(name: str) -> None:
+    result = seldon(name, "", *GATEWAY[name][1:])
+    fails(result, 2)
+    assert "NAME is empty" in result.stderr
+
+
+@pytest.mark.parametrize("text", ["nothing", "=x", "a b=c", "x=a=b", "x=\u00e4", "x=a\r\nset-cookie: b"])
+@pytest.mark.parametrize("mode", ["rest", "grpc"])
+def test_a_header_that_cannot_be_is_wrong_input_told_on_one_line(text: str, mode: str) -> None:
+    result = seldon("pipeline infer", "p", "{}", "--header", text, "--inference-mode", mode)
+    fails(result, 2)
+    assert "Badly formed header" in result.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"inputs":1}', "[" * 3000])
+def test_what_is_no_request_is_wrong_input_before_it_is_sent_by_grpc(text: str) -> None:
+    fails(seldon("pipeline infer", "p", text, "--inference-mode", "grpc"), 2)
+
+
+@pytest.mark.parametrize("name", KAFKA)
+def test_an_error_stays_on_its_line_whatever_it_names(name: str, file: str) -> None:
+    arguments = [file if each == FILE else each for each in KAFKA[name]]
+    result = seldon(name, *arguments, "--namespace", "a\r\nError: b")
+    fails(result, 2)
+    assert len(result.stderr.splitlines()) == 1

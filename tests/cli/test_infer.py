@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import threading
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from click.testing import CliRunner
 
-from engine.cli import infer, main
+from engine.cli import infer, main, rest_door
 from engine.errors import EngineError, ModelFailed, UnknownResource
 from engine.gateway.inference import Answer, Target
 from engine.gateway.server import Gateway
@@ -319,3 +321,18 @@ def test_metadata_is_printed_as_indented_json(served: Served) -> None:
 def test_metadata_of_an_unknown_model_fails(served: Served) -> None:
     result = run(infer.model_metadata, "nix", "--inference-host", served.host)
     assert str(result.exception) == 'no model "nix" is loaded'
+
+
+def test_what_takes_calls_and_says_nothing_is_no_gateway(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rest_door, "LOOK_SECONDS", 0.05)
+    with closing(socket.create_server(("127.0.0.1", 0))) as silent:
+        host = "{}:{}".format(*silent.getsockname())
+        result = run(infer.pipeline_infer, "echo", DATA, "--inference-host", host)
+    assert isinstance(result.exception, EngineError)
+    assert str(result.exception) == f"no gateway answers at {host}: it says nothing; name another by --inference-host"
+
+
+def test_a_gateway_that_lives_is_waited_for(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rest_door, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(rest_door.Rest, "_lives", lambda _: True)
+    assert run(infer.pipeline_infer, "echo", DATA, "--inference-host", served.host).stdout == ANSWER

@@ -62,6 +62,19 @@ def test_a_refused_name_comes_with_the_rule() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("\u0430lpha", '"\u0430" is CYRILLIC SMALL LETTER A; '),
+        ("\uff41", '"\uff41" is FULLWIDTH LATIN SMALL LETTER A; '),
+        ("a\u200bb", '"\\u200b" is ZERO WIDTH SPACE; '),
+    ],
+)
+def test_a_letter_that_only_looks_like_one_is_called_by_its_name(name: str, told: str) -> None:
+    _, (problem,) = parsed(f"{{name: {name}}}")
+    assert problem.hint.startswith(told)
+
+
 @pytest.mark.parametrize("metadata", ["", "~"])
 def test_metadata_must_be_there(metadata: str) -> None:
     assert messages(metadata) == ['the model needs "metadata" with a "name"']
