@@ -20,6 +20,7 @@ from engine.dataflow.external import check_upstreams, compile_input
 from engine.dataflow.metadata import derive
 from engine.errors import BrokerReplaced, BrokerUnavailable, InvalidResources
 from engine.gateway.inference import DataPlane
+from engine.gateway.observing import Window
 from engine.gateway.server import Gateway
 from engine.gateway.ways import Ways
 from engine.kafka import guarantee
@@ -34,6 +35,7 @@ from engine.protocol.record import Owner, RequestIds, Topics
 from engine.resources import Experiment, Model, Pipeline, load
 from engine.runtimes import choice
 from engine.settings import host_and_port
+from engine.telemetry.figures import Figures
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -174,6 +176,7 @@ class Process:
         self._tasks: list[asyncio.Task[None]] = []
         self._refusal: str | None = None
         self._broker_gone = False
+        self._figures = Figures(self._is_known)
 
     @property
     def listening(self) -> str:
@@ -259,11 +262,13 @@ class Process:
         self.topology = Topology(self.settings)
         await self.topology.start()
         self._stops.append(self.topology.stop)
+        self._figures.kafka = lambda: self.topology.fault
         if self.parts.worker:
             self.settings = await guarantee.settle(self.settings, self.topology, self.topics, self.instance)
         self.registry = Registry(self.settings, self.topics, self._changed)
         self._stops.append(self.registry.stop)
         await self.registry.start(self.topology)
+        await self._start_window()
         await self.registry.load(
             self.named.resources, self.named.folders, lambda view: check_references(self.named, view)
         )
@@ -288,6 +293,17 @@ class Process:
         self.settings = replace(self.settings, kafka_broker=self.broker.address, session_timeout=session)
         self._tasks.append(asyncio.create_task(self._watch_memory(self.broker)))
 
+    async def _start_window(self) -> None:
+        if self.settings.metrics_listen:
+            window = Window(self._figures)
+            self._stops.append(window.stop)
+            await window.start(*host_and_port(self.settings.metrics_listen, "metrics_listen"))
+
+    def _is_known(self, owner: Owner, name: str) -> bool:
+        """Whether a resource is loaded, as far as figures are kept of it: an explainer is a model."""
+        kind = Owner.MODEL if owner is Owner.EXPLAINER else owner
+        return (str(kind), name) in self.registry.view.resources
+
     async def _start_worker(self) -> None:
         self._progress("loading models and joining consumer groups")
         self.supervisor = Supervisor(
@@ -299,6 +315,7 @@ class Process:
             instance=self.instance,
             trusted=sorted(set(self.named.folders.values())),
             clock=time.time,
+            figures=self._figures,
             desk=self._desk,
         )
         self._stops.append(self._stop_worker)
@@ -330,6 +347,7 @@ class Process:
             plane,
             max_message_bytes=self.settings.max_message_bytes,
             request_timeout=self.settings.request_timeout,
+            figures=self._figures,
         )
         await self.gateway.start(*host_and_port(self.settings.listen, "--listen"))
         self._stops.append(lambda: self.gateway.stop(GRACE_SECONDS) if self.gateway else None)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from engine.dataflow.batches import Batches
 from engine.dataflow.gather import Call
 from engine.errors import InvalidInput, ModelFailed, RequestError
 from engine.runtimes.contract import Part
+from engine.telemetry.figures import OK, Flow, status
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
@@ -85,6 +87,7 @@ class Calls:
     splits           decides which model answers each request; calls made as one are answered by one
     timeout          seconds that one call may take
     batch_max_wait   seconds that a batch without a window of its own waits
+    flow             where it is counted how long they take
     """
 
     def __init__(
@@ -96,8 +99,12 @@ class Calls:
         timeout: float,
         batch_max_wait: float,
         splits: Splits = UNSPLIT,
+        flow: Flow | None = None,
     ) -> None:
         self._splits = splits
+        flow = Flow() if flow is None else flow
+        self._steps = {index: flow.step(plan.nodes[index].name) for index in plan.steps}
+        self._models = flow.models
         self._names = [node.name for node in plan.nodes]
         self._runtime_of, self._answered, self._timeout = runtime_of, answered, timeout
         self._out: set[asyncio.Task[None]] = set()
@@ -192,24 +199,38 @@ class Calls:
         ]
 
     async def _call(self, call: Call, way: Way) -> None:
+        since = time.perf_counter()
+        self._steps[call.node].sizes.observe(len(call.requests))
         async for part in self._parts(way, call.columns, _headers(call)):
+            self._count(call.node, way, part.outcome, len(part.rows), since)
             self._answered(call, part)
 
     async def _call_shared(self, shared: Shared) -> None:
         """One call for several requests. When the fault may be that of one of them, each is called alone."""
         last, name = shared.calls[-1], self._names[shared.calls[-1].node]
         way = self._splits.way(name, _routed(last.requests[-1])) if self._splits.is_split(name) else Way(name)
+        since = time.perf_counter()
         [part] = [part async for part in self._parts(way, shared.columns, _headers(last)[-1:])]
         shares = self._shares(shared, part.outcome)
         if isinstance(shares, ModelFailed | InvalidInput):
             for call in shared.calls:
                 self._make(call)
             return
+        requests = sum(len(call.requests) for call in shared.calls)
+        self._steps[last.node].sizes.observe(requests)
+        self._count(last.node, way, shares, requests, since)
         for place, call in enumerate(shared.calls):
             count = len(call.requests)
             outcome = shares if isinstance(shares, RequestError) else shares[place]
             headers = None if part.headers is None else [*part.headers] * count
             self._answered(call, Part(range(count), outcome, headers))
+
+    def _count(self, node: int, way: Way, outcome: object, requests: int, since: float) -> None:
+        """So many requests were answered at once, each of which has waited for all of that time."""
+        seconds = time.perf_counter() - since
+        code = status(outcome) if isinstance(outcome, RequestError) else OK
+        self._steps[node].seconds.observe(seconds, requests)
+        self._models[way.model, "kafka", code].observe(seconds, requests)
 
     def _shares(self, shared: Shared, outcome: Columns | RequestError) -> list[Columns] | RequestError:
         """What of an answer each call gets; an error of the call, or that of an answer that cannot be shared out."""

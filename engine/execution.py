@@ -33,6 +33,7 @@ from engine.protocol.record import (
     Topics,
     travelling,
 )
+from engine.telemetry.figures import Flow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -147,6 +148,7 @@ class Execution:
     answered   is given a request whose answer need not wait for steps that still run
     callers    who waits in this process, if anybody can
     splits     which experiments split the calls of the plan's models, and copy them to mirrors
+    flow       where requests and failures are counted
     """
 
     def __init__(
@@ -165,11 +167,22 @@ class Execution:
         new_request_id: Callable[[], str],
         callers: Callers | None = None,
         splits: Splits = UNSPLIT,
+        flow: Flow | None = None,
     ) -> None:
+        self._flow = Flow() if flow is None else flow
+        self._in_flight = 0
         self._callers, self._splits = callers, splits
         self.plan, self.version, self.owner, self.topics = plan, version, owner, topics
         self._gather = Gather(plan)
-        self._calls = Calls(plan, runtime_of, self._take, timeout=timeout, batch_max_wait=batch_max_wait, splits=splits)
+        self._calls = Calls(
+            plan,
+            runtime_of,
+            self._take,
+            timeout=timeout,
+            batch_max_wait=batch_max_wait,
+            splits=splits,
+            flow=self._flow,
+        )
         self._finished, self._answered_early = finished, answered
         self._max_message_bytes, self._new_request_id = max_message_bytes, new_request_id
         self._waits: set[asyncio.TimerHandle] = set()
@@ -209,10 +222,12 @@ class Execution:
 
     def begin(self, requests: Sequence[Request], columns: Columns) -> None:
         """Run requests; row i of the columns is request i's."""
+        self._count(len(requests))
         self._follow(self._gather.start(requests, columns))
 
     def refuse(self, request: Request, error: RequestError) -> None:
         """A request that cannot even begin."""
+        self._flow.taken += 1
         self._finish(request, error.at(self.plan.name))
         self._finished([request])
 
@@ -230,9 +245,16 @@ class Execution:
 
     def cancel(self) -> None:
         """Give up every call that is out or waits; their requests never finish."""
+        self._count(-self._in_flight)
         self._calls.cancel()
         for timer in self._waits:
             timer.cancel()
+
+    def _count(self, begun: int) -> None:
+        """So many requests more are on their way, or fewer."""
+        self._in_flight += begun
+        self._flow.in_flight += begun
+        self._flow.taken += max(begun, 0)
 
     def _headers_of_plan(self) -> HeaderList:
         if self.owner is not Owner.PIPELINE:
@@ -262,7 +284,7 @@ class Execution:
             elif isinstance(instruction, Done):
                 self._end(instruction.requests)  # type: ignore[arg-type]
             elif isinstance(instruction, Refused):
-                self._write_failure(instruction.requests, instruction.error)  # type: ignore[arg-type]
+                self._write_failure(instruction.node, instruction.requests, instruction.error)  # type: ignore[arg-type]
             else:
                 self._start_wait(instruction)
         if early:
@@ -319,7 +341,7 @@ class Execution:
             outcome = self._write_outputs(call.node, requests, outcome)
         if isinstance(outcome, RequestError):
             error = self._explained(_presentable(outcome), call).at(self.plan.nodes[call.node].name)
-            self._write_failure(requests, error)
+            self._write_failure(call.node, requests, error)
             self._follow(self._gather.fail(call.node, requests, error, call.round))
         else:
             self._follow(self._gather.answer(call.node, requests, outcome, call.round))
@@ -339,7 +361,8 @@ class Execution:
             return ModelFailed(f"{type(error).__name__}: {error}")
         return columns
 
-    def _write_failure(self, requests: Sequence[Request], error: RequestError) -> None:
+    def _write_failure(self, node: int, requests: Sequence[Request], error: RequestError) -> None:
+        self._flow.failed(self.plan.nodes[node].name, error, len(requests))
         for request in requests:
             self._write_error(request, self.topics.errors, error)
 
@@ -390,6 +413,7 @@ class Execution:
                 )
             elif not request.answered:
                 self._end_unanswered(request)
+        self._count(-len(requests))
         self._finished(requests)
 
     def _end_unanswered(self, request: Request) -> None:
@@ -414,8 +438,10 @@ class Execution:
 
     def _finish(self, request: Request, error: RequestError) -> None:
         """A request that ends without an answer: the error on the outputs topic, unless a branch was not taken."""
+        self._flow.ended_unanswered(error)
         if not isinstance(error, NoAnswer):
             if not request.failures:
+                self._flow.failed(self.plan.name, error)
                 self._write_error(request, self.topics.errors, error)
             self._write_error(request, self._outputs, error)
         if request.reply is not None:

@@ -59,6 +59,7 @@ class Settings:
     processing_guarantee    exactly_once or at_least_once; empty: the best that the broker holds
     allow_pickle            load artefacts that unpickle from anywhere, and paths out of the resource file's folder
     artefact_cache          folder for artefacts that were fetched from elsewhere; empty: in the user's cache folder
+    metrics_listen          where `/metrics` is served apart from the gateway, or without one; empty: nowhere
     log_level               of the product's own log lines
     """
 
@@ -91,6 +92,7 @@ class Settings:
     processing_guarantee: str = ""
     allow_pickle: bool = False
     artefact_cache: str = ""
+    metrics_listen: str = ""
     log_level: str = "WARNING"
 
     def __post_init__(self) -> None:
@@ -179,6 +181,7 @@ ENVIRONMENT: tuple[tuple[str, str], ...] = (
     ("SELDON_PROCESSING_GUARANTEE", "processing_guarantee"),
     ("SELDON_ALLOW_PICKLE", "allow_pickle"),
     ("SELDON_ARTEFACT_CACHE", "artefact_cache"),
+    ("SELDON_METRICS_LISTEN", "metrics_listen"),
     ("SELDON_LOG_LEVEL", "log_level"),
 )
 

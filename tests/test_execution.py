@@ -18,6 +18,7 @@ from engine.protocol.messages import ModelInferRequest, ModelInferResponse
 from engine.protocol.record import Owner, Side, Topics, sort_out
 from engine.resources import Batch, Join
 from engine.runtimes.contract import Part
+from engine.telemetry.figures import Flow
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -108,6 +109,7 @@ class Bench:
         self.finished: list[Request] = []
         self.early: list[tuple[Request, list[str]]] = []
         self.news = asyncio.Event()
+        self.flow = Flow()
         self.execution = Execution(
             plan,
             3,
@@ -121,6 +123,7 @@ class Bench:
             max_message_bytes=most_bytes,
             new_request_id=lambda: "made-here",
             callers=callers,
+            flow=self.flow,
         )
 
     def _take_early(self, requests: Sequence[Request]) -> None:
@@ -765,3 +768,67 @@ async def test_a_model_of_one_source_speaks_for_itself() -> None:
     bench = Bench(CHAIN, a=adding(1), b=failing(InvalidInput("x must be FP32")))
     value, _ = record(await bench.run(bench.request()), ERRORS)
     assert value == b"x must be FP32"
+
+
+async def test_requests_and_calls_are_counted_by_step() -> None:
+    bench = Bench(CHAIN, a=adding(10), b=adding(100))
+    first, second = bench.request(), bench.request(offset=1)
+    bench.execution.begin([first, second], columns(1, 2))
+    assert bench.flow.in_flight == 2
+    await bench.execution.drain()
+    assert (bench.flow.taken, bench.flow.in_flight) == (2, 0)
+    assert {
+        name: (step.seconds.count, step.sizes.count, step.sizes.sum) for name, step in bench.flow.steps.items()
+    } == {
+        "a": (2, 1, 2),
+        "b": (2, 1, 2),
+    }
+    assert {key: found.count for key, found in bench.flow.models.items()} == {
+        ("a", "kafka", "OK"): 2,
+        ("b", "kafka", "OK"): 2,
+    }
+    assert (bench.flow.errors, bench.flow.unanswered) == ({}, {})
+
+
+async def test_failures_are_counted_by_the_step_and_how_the_request_ended() -> None:
+    bench = Bench(CHAIN, a=adding(1), b=failing(ModelFailed("it broke")))
+    await bench.run(bench.request())
+    assert bench.flow.errors == {("b", "INTERNAL"): 1}
+    assert bench.flow.unanswered == {"INTERNAL": 1}
+    assert bench.flow.models["b", "kafka", "INTERNAL"].count == 1
+    assert bench.flow.in_flight == 0
+
+
+async def test_a_failure_aside_of_the_answer_is_no_request_without_one() -> None:
+    bench = Bench(ASIDE, a=adding(1), b=failing(ModelFailed("it broke")))
+    await bench.run(bench.request())
+    assert bench.flow.errors == {("b", "INTERNAL"): 1}
+    assert bench.flow.unanswered == {}
+
+
+async def test_a_request_that_cannot_begin_is_counted_as_the_pipelines_failure() -> None:
+    bench = Bench(CHAIN, a=adding(1), b=adding(1))
+    bench.execution.refuse(bench.request(), InvalidInput("no V2 request"))
+    assert bench.flow.errors == {("fraud", "INVALID_ARGUMENT"): 1}
+    assert (bench.flow.taken, bench.flow.in_flight) == (1, 0)
+
+
+async def test_requests_that_are_given_up_are_in_flight_no_more() -> None:
+    async def infer(_columns: Columns, _headers: Sequence[HeaderPairs]) -> AsyncIterator[Part]:
+        await asyncio.Event().wait()
+        yield Part(range(0), ModelFailed("never"))
+
+    bench = Bench(CHAIN, a=FakeRuntime(infer), b=adding(1))
+    bench.execution.begin([bench.request()], columns(1))
+    bench.execution.cancel()
+    assert (bench.flow.taken, bench.flow.in_flight) == (1, 0)
+
+
+async def test_requests_that_are_made_as_one_are_counted_as_one_call() -> None:
+    batched = replace(CHAIN, nodes=(CHAIN.nodes[0], replace(CHAIN.nodes[1], batch=Batch(size=2)), *CHAIN.nodes[2:]))
+    bench = Bench(batched, a=adding(1), b=adding(1))
+    for offset in (0, 1):
+        bench.execution.begin([bench.request(offset=offset)], columns(1))
+    await bench.until_finished(2)
+    step = bench.flow.steps["a"]
+    assert (step.seconds.count, step.sizes.count, step.sizes.sum) == (2, 1, 2)

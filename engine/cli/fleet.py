@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from engine.kafka.broker import die_with_parent
+from engine.settings import host_and_port
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
@@ -29,6 +30,8 @@ _READY = b"ready in"
 
 # How much of what a worker says is looked at at once, and the longest line that is kept whole.
 _CHUNK = 65536
+
+_METRICS = "SELDON_METRICS_LISTEN"
 
 _MAIN = "from engine.cli import main; main(prog_name='seldon')"
 
@@ -105,6 +108,7 @@ class _Fleet:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
+            env=_environment(os.environ, number),
             # Ctrl-C reaches it by us and not by the terminal, which would ask it twice.
             start_new_session=True,
         )
@@ -124,6 +128,16 @@ class _Fleet:
         process.terminate()
         await asyncio.sleep(STOP_SECONDS)
         process.kill()
+
+
+def _environment(inherited: Mapping[str, str], number: int) -> dict[str, str]:
+    """What a worker inherits: each shows its figures on a port of its own, from the one that was asked for on."""
+    listen = inherited.get(_METRICS, "")
+    if not listen:
+        return dict(inherited)
+    _, port = host_and_port(listen, _METRICS)
+    host = listen.rpartition(":")[0]
+    return {**inherited, _METRICS: f"{host}:{port + number - 1 if port else 0}"}
 
 
 async def _pass_on(said: asyncio.StreamReader | None, number: int, *, err: bool) -> bool:

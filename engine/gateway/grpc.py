@@ -18,7 +18,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 import engine
 from engine.errors import InvalidInput, ModelFailed, RequestError, TimedOut, TooLarge
-from engine.gateway import routing, statuses
+from engine.gateway import observing, routing, statuses
 from engine.protocol import columns, messages
 from engine.protocol.record import REQUEST_ID
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from engine.gateway.inference import Inference
     from engine.protocol.record import Headers
+    from engine.telemetry.figures import Figures
 
 logger = logging.getLogger(__name__)
 
@@ -41,8 +42,10 @@ _WATCH_INTERVAL = 1.0
 class Grpc:
     """The gRPC door: `x-request-id` is in the metadata of every response, and in every error's trailers."""
 
-    def __init__(self, inference: Inference, *, max_message_bytes: int, request_timeout: float) -> None:
-        self._inference = inference
+    def __init__(
+        self, inference: Inference, figures: Figures, *, max_message_bytes: int, request_timeout: float
+    ) -> None:
+        self._inference, self._figures = inference, figures
         self._limit, self._timeout = max_message_bytes, request_timeout
         self._server: Any = None
         self._stopping = asyncio.Event()
@@ -129,13 +132,14 @@ class Grpc:
 
     async def _infer(self, request: Any, call: _Call, request_id: str) -> Any:
         target = routing.target(call.seldon_model, None, request.model_name)
-        headers, timeout = routing.travelling(call.pairs), call.timeout(self._timeout)
-        typed = not request.raw_input_contents
-        answer = await self._inference.infer(target, request, headers, request_id=request_id, timeout=timeout)
-        call.returning = answer.headers
-        if typed:
-            _make_typed(answer.message)
-        return answer.message
+        with observing.Counted(self._figures, target, "grpc"):
+            headers, timeout = routing.travelling(call.pairs), call.timeout(self._timeout)
+            typed = not request.raw_input_contents
+            answer = await self._inference.infer(target, request, headers, request_id=request_id, timeout=timeout)
+            call.returning = answer.headers
+            if typed:
+                _make_typed(answer.message)
+            return answer.message
 
     async def _model_stream_infer(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
         """Answer each request of a stream, in order, each within its own deadline.

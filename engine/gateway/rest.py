@@ -13,7 +13,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 import engine
 from engine.errors import InvalidInput, ModelFailed, RequestError, TimedOut, TooLarge
-from engine.gateway import routing, statuses
+from engine.gateway import observing, routing, statuses
 from engine.gateway.port import Connections
 from engine.protocol import rest_json
 from engine.protocol.metadata import encode_metadata
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from engine.gateway.inference import Inference, Target
+    from engine.telemetry.figures import Figures
 
 logger = logging.getLogger(__name__)
 
@@ -52,8 +53,10 @@ _LAST_WORDS = 1.0
 class Rest:
     """The HTTP/1 door: each response, even to what is no request, has `x-request-id`; every error is JSON."""
 
-    def __init__(self, inference: Inference, *, max_message_bytes: int, request_timeout: float) -> None:
-        self._inference = inference
+    def __init__(
+        self, inference: Inference, figures: Figures, *, max_message_bytes: int, request_timeout: float
+    ) -> None:
+        self._inference, self._figures = inference, figures
         self._limit, self._timeout = max_message_bytes, request_timeout
         self._runner = web.AppRunner(self._application(), access_log=None, handler_cancellation=True)
         self.connections = Connections()
@@ -94,6 +97,7 @@ class Rest:
         router.add_get("/v2", self._server_metadata)
         router.add_get("/v2/health/live", self._live)
         router.add_get("/v2/health/ready", self._server_ready)
+        observing.add_routes(router, self._figures)
         for owner in Owner:
             for path in (f"/v2/{owner}s/{{name}}", f"/v2/{owner}s/{{name}}/versions/{{version}}"):
                 router.add_get(path, self._of(owner, self._metadata))
@@ -132,6 +136,10 @@ class Rest:
         return handle
 
     async def _infer(self, request: web.Request, target: Target) -> web.Response:
+        with observing.Counted(self._figures, target, "rest"):
+            return await self._answer_infer(request, target)
+
+    async def _answer_infer(self, request: web.Request, target: Target) -> web.Response:
         # A body that is read and unpacked first to be refused then costs what the calls that are in flight need.
         self._inference.check_room(target)
         pairs = _pairs(request)

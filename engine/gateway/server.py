@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from engine.gateway.grpc import Grpc
 from engine.gateway.port import Port
 from engine.gateway.rest import Rest
+from engine.telemetry.figures import Figures
 
 if TYPE_CHECKING:
     from engine.gateway.inference import Inference
@@ -17,12 +18,21 @@ class Gateway:
 
     max_message_bytes   the largest request, through either door and after unpacking, and the largest answer
     request_timeout     seconds that a call may take when its caller asks for no less
+    figures             where calls are counted, and what `/metrics` shows
     """
 
-    def __init__(self, inference: Inference, *, max_message_bytes: int, request_timeout: float) -> None:
+    def __init__(
+        self,
+        inference: Inference,
+        *,
+        max_message_bytes: int,
+        request_timeout: float,
+        figures: Figures | None = None,
+    ) -> None:
+        counts = Figures() if figures is None else figures
         self._port = Port(
-            Rest(inference, max_message_bytes=max_message_bytes, request_timeout=request_timeout),
-            Grpc(inference, max_message_bytes=max_message_bytes, request_timeout=request_timeout),
+            Rest(inference, counts, max_message_bytes=max_message_bytes, request_timeout=request_timeout),
+            Grpc(inference, counts, max_message_bytes=max_message_bytes, request_timeout=request_timeout),
         )
 
     async def start(self, host: str, port: int) -> None:

@@ -17,6 +17,7 @@ from engine.kafka.decoding import decode
 from engine.kafka.exactly_once import ExactlyOnce
 from engine.kafka.transport import BatchApp, Intake
 from engine.protocol.record import ERROR_STEP, INFER_TYPE, PIPELINE, STEP, Owner, ReplyAddress, sort_out
+from engine.telemetry.figures import Group
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from engine.kafka.transport import ConsumerLoop
     from engine.protocol.record import Sorted
     from engine.settings import Settings
+    from engine.telemetry.figures import Figures, Resource
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +46,9 @@ STOP_SECONDS = 10.0
 
 # Records that wait for so long before an agent that waits for records: whoever was to bring them has fallen over.
 STALL_SECONDS = 30.0
+
+# Whoever scrapes waits no longer than this for the broker to say how many records there are.
+MEASURE_SECONDS = 1.0
 
 # What a request in flight costs in memory beside its payload: objects, headers, records that wait to be written.
 REQUEST_BYTES = 4096
@@ -89,9 +94,11 @@ class Worker:
         consumer_loop: ConsumerLoop,
         *,
         holds_fetches: bool,
+        figures: Figures,
         joiner: Joiner | None = None,
     ) -> None:
         self.group, self.joiner = group, joiner
+        self._figures = figures
         self.routes: dict[str, Execution] = {}
         self._retiring: list[Execution] = []
         self._settings, self._budget = settings, budget.share(self._relieve)
@@ -119,6 +126,7 @@ class Worker:
         except (KafkaError, TimeoutError, OSError) as error:
             await self.stop()
             raise client.unavailable(self._settings, error) from error
+        self._figures.groups[self.group] = self
 
     def reroute(self, routes: Mapping[str, Execution]) -> None:
         """From the next poll on, these executions take the requests."""
@@ -176,12 +184,31 @@ class Worker:
             )
             self._stalled = True
 
+    async def measure(self) -> Group:
+        """How it is doing; without what is behind where the broker does not say so in time."""
+        try:
+            behind = self.intake.leases.behind(await self.intake.stands(MEASURE_SECONDS))
+        except (KafkaError, TimeoutError, OSError):
+            behind = {}
+        found: dict[Resource, int] = {}
+        for partition, count in behind.items():
+            # What a joiner reads for its pipeline is on the topics of others.
+            execution = self.routes.get(partition.topic) or next(iter(self.routes.values()))
+            key = (execution.owner, execution.plan.name)
+            found[key] = found.get(key, 0) + count
+        checkpoints = self.checkpoints
+        waiting = self.joiner.waiting if self.joiner is not None else None
+        failures, rebalances = checkpoints.failures, self.intake.rebalances
+        return Group(checkpoints.seconds, checkpoints.sizes, failures, rebalances, found, waiting)
+
     async def stop(self, *, drain: bool = True) -> None:
         """Take nothing new, finish what is being worked on within a bound, commit, leave the group.
 
         Without `drain` nothing is waited for: the broker is gone for good.
         """
         self._draining = True
+        if self._figures.groups.get(self.group) is self:
+            del self._figures.groups[self.group]
         if self.joiner is not None:
             await self.joiner.stop()
         try:

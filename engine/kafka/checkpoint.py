@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
+
+from engine.telemetry.figures import SIZES, STEP_SECONDS, Distribution
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Sequence
@@ -92,6 +95,8 @@ class Checkpoints(ABC):
     """The checkpoints of one worker.
 
     oversized   told of a request whose records the broker will not take; puts an error in their place
+
+    `seconds` and `sizes` (in requests) are those of the checkpoints so far, `failures` those that were tried again.
     """
 
     def __init__(self, intake: Intake, budget: Share, oversized: Callable[[Request], None]) -> None:
@@ -101,6 +106,7 @@ class Checkpoints(ABC):
         self._wake, self._empty, self._progress = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._empty.set()
         self._tasks: list[asyncio.Task[None]] = []
+        self.seconds, self.sizes, self.failures = Distribution(STEP_SECONDS), Distribution(SIZES), 0
 
     def start(self) -> None:
         """Begin to write what is finished."""
@@ -167,6 +173,11 @@ class Checkpoints(ABC):
         self._progress.set()
         return waiting
 
+    def _count(self, requests: int, since: float) -> None:
+        """So many requests are written, which began then."""
+        self.seconds.observe(time.perf_counter() - since)
+        self.sizes.observe(requests)
+
     def _give_up(self, unit: Unit | Early) -> None:
         log.error("the topics do not take what the request at %s gave; it is given up", unit.place)
 
@@ -213,10 +224,13 @@ class AtLeastOnce(Checkpoints):
             # A lost partition's requests are its new owner's: writing them here would only double them.
             held = [request for request in requests if request.origin.held]
             parts = [*(part for part in early if part.origin.held), *held]
+            since = time.perf_counter()
             await self._write(parts)
             tell(parts)
             # After the requests that they tell of: a crash in between makes one twice rather than never.
             await self._write([change for unit in held if isinstance(unit, Taken) for change in unit.changes])
+            if parts:
+                self._count(len(held), since)
             self._unmarked = self._finish([*self._unmarked, *held])
             self._budget.give(sum(request.size for request in requests))
             self._moved.set()
@@ -231,6 +245,7 @@ class AtLeastOnce(Checkpoints):
             except MessageSizeTooLargeError:
                 await self._write_one_by_one(requests)
             except Exception as error:  # noqa: BLE001  whatever the broker's client raises, nothing may be lost
+                self.failures += 1
                 log.warning(
                     "could not write %d requests, trying again: %s",
                     len(requests),

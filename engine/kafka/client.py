@@ -216,6 +216,8 @@ class Topology:
         self.holds_fetches = False
         self.versions: dict[int, tuple[int, int]] = {}
         self._cluster: str | None = None
+        # Why the broker did not answer when it was asked last, in words.
+        self.fault = ""
 
     async def start(self) -> None:
         """Connect. `holds_fetches` then says whether the broker answers a fetch only when its wait is over.
@@ -261,10 +263,12 @@ class Topology:
             try:
                 async with asyncio.timeout(CONNECT_TIMEOUT):
                     now = await self._cluster_now()
-            except (KafkaError, OSError, TimeoutError):
+            except (KafkaError, OSError, TimeoutError) as error:
+                self.fault = str(unavailable(self._settings, error))
                 if self.holds_fetches and await _refuses(address):
                     raise BrokerReplaced(f"the embedded broker at {address} has ended, and {_LOST}") from None
                 continue
+            self.fault = ""
             # A broker that is about to be there may not say yet which cluster it is of.
             if None not in (now, self._cluster) and now != self._cluster:
                 raise BrokerReplaced(f"the broker at {address} is cluster {now}, it was {self._cluster}, and {_LOST}")
@@ -331,7 +335,9 @@ class Topology:
         if not wanted or _DESCRIBE_CONFIGS not in self.versions:
             return {}
         # All of a topic's: asked for some alone, the embedded broker closes the connection.
-        answers = await self._admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name) for name in wanted])
+        answers = await self._admin.describe_configs(
+            [ConfigResource(ConfigResourceType.TOPIC, name) for name in wanted]
+        )
         return {
             name: {config: value for config, value, *_ in entries if config in wanted[name]}
             for answer in answers

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import time
 from typing import TYPE_CHECKING, Any
 
 from aiokafka.errors import KafkaError
@@ -129,10 +130,13 @@ class ExactlyOnce(Checkpoints):
         for unit in self._unwritten:
             # An offset that does not move is written all the same: it is what fences the records.
             places.setdefault(unit.origin.partition, unit.origin.committed)
+        since = time.perf_counter()
         async with self._transactions.lend() as producer:
             delay = await self._transact(producer, places, membership)
         if delay is not None:
+            self.failures += 1
             return delay
+        self._count(len(self._unwritten), since)
         self._intake.leases.committed(places)
         written, self._unwritten = self._unwritten, []
         self._budget.give(sum(unit.size for unit in written))

@@ -122,6 +122,11 @@ class Joiner:
             await asyncio.gather(self._ticking, return_exceptions=True)
 
     @property
+    def waiting(self) -> int:
+        """How many requests have a place in a join here."""
+        return sum(len(waiting.join) for waiting in [*self._waiting.values()])
+
+    @property
     def crashed(self) -> bool:
         """Whether windows are not looked after any more; it must be replaced then."""
         return self._ticking is not None and self._ticking.done()

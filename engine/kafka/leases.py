@@ -64,6 +64,13 @@ class Reader:
     taken: int = 0
 
 
+class Stand(NamedTuple):
+    """Where reading stands in a partition, and where the partition ends."""
+
+    position: int
+    end: int
+
+
 class Poll(NamedTuple):
     """What one fetch gave for one partition: its reader, the reader's count of it, and the records."""
 
@@ -132,6 +139,10 @@ class Leases:
             work.append((lease, records))
         return work, gaps
 
+    def behind(self, stands: Mapping[TopicPartition, Stand]) -> dict[TopicPartition, int]:
+        """How many records of each partition are not read yet, or being worked on."""
+        return {tp: _unfinished(lease, stands[tp]) for tp, lease in self.held.items() if tp in stands}
+
     def commits(self) -> dict[TopicPartition, Place]:
         """How far the partitions are finished that have moved since they were committed."""
         places = {tp: Place(lease.watermark.offset, lease.watermark.spans()) for tp, lease in self.held.items()}
@@ -142,3 +153,10 @@ class Leases:
         for partition, place in places.items():
             if partition in self.held:
                 self.held[partition].committed = place
+
+
+def _unfinished(lease: Lease, stand: Stand) -> int:
+    reader = lease.reader
+    # What ends a transaction takes an offset and is no record: only reading itself knows that nothing follows it.
+    is_taken = reader is not None and reader.taken == reader.polls
+    return max(0, stand.end - (stand.position if is_taken else lease.next)) + lease.watermark.unfinished

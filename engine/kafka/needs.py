@@ -41,6 +41,11 @@ def needed(topics: Topics, resource: Resource) -> list[str]:
     ]
 
 
+def steps(resource: Resource) -> list[str]:
+    """The models that a pipeline's requests need."""
+    return [step.name for step in resource.steps] if isinstance(resource, Pipeline) else []
+
+
 def joins(topics: Topics, resource: Resource) -> list[str]:
     """The changelog of a pipeline that joins what others give; none of all else."""
     upstream = compile_input(resource)[0] if isinstance(resource, Pipeline) else None

@@ -23,7 +23,7 @@ from engine.kafka.cleaning import Cleaner
 from engine.kafka.describing import metadata_of
 from engine.kafka.joins import Joiner
 from engine.kafka.outlet import Outlet
-from engine.kafka.retiring import Retirable
+from engine.kafka.retiring import Leaving, Retirable
 from engine.kafka.splits import Splits
 from engine.kafka.transactions import GroupOffsets, Transactions
 from engine.kafka.transport import ConsumerLoop
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from engine.resources import TopicOptions
     from engine.runtimes.contract import Runtime
     from engine.settings import Settings
+    from engine.telemetry.figures import Figures
 
 log = logging.getLogger(__name__)
 
@@ -78,9 +79,10 @@ class Supervisor:
         instance: str,
         trusted: Sequence[str],
         clock: Callable[[], float],
+        figures: Figures,
         desk: ReplyDesk | None = None,
     ) -> None:
-        self._callers = desk
+        self._callers, self._figures = desk, figures
         self._settings, self._topics, self._topology = settings, topics, topology
         self._registry, self._request_ids = registry, request_ids
         self._asking = Asking(
@@ -95,16 +97,16 @@ class Supervisor:
         self._instance, self._trusted, self._clock = instance, set(trusted), clock
         self._cleaner = Cleaner(topics, topology, registry, self._holds, clock)
         self._splits = Splits(registry.view, self._usable, random.random)
-        self._outlet = Outlet(settings)
+        self._outlet, self._consumer_loop = Outlet(settings), ConsumerLoop()
         # What waits for a pipeline must not take the room that this pipeline's own requests need: one budget for each
         # depth of pipelines that wait for others, and one for the models' worker, whose explainers ask all of them.
         self._budgets: dict[int | None, Budget] = {}
         self._offsets = GroupOffsets(settings, stable_reads=not topology.holds_fetches)
         exactly = settings.processing_guarantee == EXACTLY_ONCE
         self._transactions = Transactions(settings, instance) if exactly else None
-        self._consumer_loop = ConsumerLoop()
         self._runtimes: dict[str, tuple[Loaded, Retirable]] = {}
         self._retiring: set[asyncio.Task[None]] = set()
+        self._leaving = Leaving(self._retire)
         self._failed: dict[str, tuple[Loaded, str]] = {}
         # The models that explainers were loaded for; they are loaded anew when these are.
         self._explained: dict[str, Loaded | None] = {}
@@ -142,6 +144,7 @@ class Supervisor:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.gather(*(worker.stop(drain=drain) for worker in self._living))
+        self._leaving.free()
         for task in self._retiring:
             task.cancel()
         await asyncio.gather(*self._retiring, return_exceptions=True)
@@ -268,7 +271,7 @@ class Supervisor:
             return True
         # The old version goes on until the new one's models are there.
         is_new = running[0] != loaded or self._depths[name] != self._depth(name)
-        return is_new and self._settled(_steps(loaded))
+        return is_new and self._settled(needs.steps(loaded.resource))
 
     def _depth(self, pipeline: str) -> int:
         found = [loaded.resource for loaded in self._registry.view.resources.values()]
@@ -283,7 +286,7 @@ class Supervisor:
     def _open_workers(self, models: Iterable[str]) -> None:
         """Let requests in where the models that they need have been loaded: before that they would fail in vain."""
         for loaded, worker in self._workers.values():
-            if self._settled(_steps(loaded)):
+            if self._settled(needs.steps(loaded.resource)):
                 worker.opened.set()
         if self._models_worker is not None and self._settled(models):
             self._models_worker.opened.set()
@@ -303,6 +306,8 @@ class Supervisor:
             await asyncio.sleep(CHECK_SECONDS)
         finally:
             del self._jobs[key]
+        if not {"pipeline", "models"} & {kind for kind, _ in self._jobs}:  # what was read before has ended
+            self._leaving.free()
         self._changed.set()
 
     async def _ensure_topics(self, resources: Mapping[Key, Loaded]) -> None:
@@ -371,14 +376,14 @@ class Supervisor:
         return model in self._runtimes and (told is None or told.state != FAILED)
 
     def _loaded_model(self, name: str) -> Loaded | None:
-        found = self._runtimes.get(name) or self._failed.get(name)
+        # What could not be loaded anew is newer than what runs.
+        found = self._failed.get(name) or self._runtimes.get(name)
         return found[0] if found else None
 
     async def _unload_model(self, name: str) -> None:
         self._failed.pop(name, None)
-        found = self._runtimes.pop(name, None)
-        if found is not None:
-            self._retire(found[1])
+        if (found := self._runtimes.pop(name, None)) is not None:
+            self._leaving.add(name, found[1])
 
     def _retire(self, runtime: Retirable) -> None:
         task = asyncio.create_task(runtime.retire(self._settings.request_timeout))
@@ -507,6 +512,7 @@ class Supervisor:
             self._budgets.setdefault(depth, Budget(self._settings.budget_bytes)),
             self._consumer_loop,
             holds_fetches=self._topology.holds_fetches,
+            figures=self._figures,
             joiner=joiner,
         )
         self._living.add(worker)
@@ -527,30 +533,31 @@ class Supervisor:
             new_request_id=self._request_ids.new,
             callers=self._callers,
             splits=self._splits,
+            flow=self._figures.flow(owner, compiled.name),
         )
 
     def _runtime_or_error(self, name: str) -> Runtime:
-        found = self._runtimes.get(name)
-        if found is not None:
-            return found[1]
+        if (runtime := self.runtime(name) or self._leaving.get(name)) is not None:
+            return runtime
         if name in self._failed:
             raise ModelFailed(f'model "{name}" could not be loaded: {self._failed[name][1]}')
         raise ModelFailed(f'model "{name}" is not loaded')
 
     async def _check(self) -> None:
         """Tell the state of everything that runs here, where it has changed."""
-        runtimes = list(self._runtimes.values())
+        # Of what could not be loaded anew an older version may run; what is told is of the new one.
+        runtimes = [found for name, found in self._runtimes.items() if name not in self._failed]
         # All at once: servers that are away each take their time to be known as such.
         looks = await asyncio.gather(*(self._look(*found) for found in runtimes))
         found = [(loaded, *look) for (loaded, _), look in zip(runtimes, looks, strict=True)]
-        # One that could not be loaded anew may have an older version that runs.
         found += [(loaded, (FAILED, reason), None) for loaded, reason in self._failed.values()]
         models = {loaded.key[1]: told for loaded, told, _ in found}
         for loaded, told, metadata in found:
             models[loaded.key[1]] = explained = self._as_explained(loaded, told, models)
             await self._tell(loaded, *explained, metadata)
-        for loaded, worker in list(self._workers.values()):
-            await self._tell(loaded, *self._pipeline_state(loaded, worker, models))
+        for name, (loaded, worker) in list(self._workers.items()):
+            if self._refused.get(name) is not self._registry.view.resources.get(loaded.key):
+                await self._tell(loaded, *self._pipeline_state(loaded, worker, models))
         workers = [worker for _, worker in self._workers.values()]
         if any(each.crashed or each.refusal for each in (*workers, self._models_worker) if each is not None):
             self._changed.set()
@@ -589,9 +596,3 @@ class Supervisor:
         said = State(loaded.key, self._instance, loaded.version, state, reason, self._clock(), metadata, loaded.offset)
         self._told[loaded.key] = said
         await self._registry.tell(said)
-
-
-def _steps(loaded: Loaded) -> list[str]:
-    pipeline = loaded.resource
-    assert isinstance(pipeline, Pipeline)
-    return [step.name for step in pipeline.steps]

@@ -24,7 +24,7 @@ from faust.types.tuples import TP, ConsumerMessage
 from engine.errors import NewerFormat
 from engine.kafka import client, unpacking
 from engine.kafka.assignor import CoPartitionedSticky
-from engine.kafka.leases import Leases, Membership, Place, Poll, TopicPartition
+from engine.kafka.leases import Leases, Membership, Place, Poll, Stand, TopicPartition
 from engine.kafka.transactions import UNSTABLE_SECONDS, Committed, Unstable
 from engine.kafka.watermark import Standing
 from engine.protocol.record import STEP
@@ -178,14 +178,14 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
         first = await consumer.beginning_offsets([aiokafka.TopicPartition(*tp) for tp in partitions])
         return {TopicPartition(*tp): offset for tp, offset in first.items()}
 
-    async def behind(self) -> dict[TopicPartition, int]:
-        """Where reading stands in each partition that has more for us than that."""
+    async def stands(self) -> dict[TopicPartition, Stand]:
+        """Where reading stands in each partition of ours, and where the partition ends."""
         consumer = self._ensure_consumer()
         mine = [tp for tp in consumer.assignment() if tp in self.readers]
         # To readers of what is committed the end is the last stable offset: an open transaction is nobody's stall.
         ends = await consumer.end_offsets(mine)
         places = {tp: await consumer.position(tp) for tp in mine}
-        return {TopicPartition(*tp): at for tp, at in places.items() if at < ends[tp]}
+        return {TopicPartition(*tp): Stand(at, ends[tp]) for tp, at in places.items()}
 
     async def seek_all(self, readers: Mapping[TopicPartition, Reader]) -> None:
         """Read on under these readers, unless a newer rebalance has overtaken us."""
@@ -376,6 +376,7 @@ class Intake:
         self._committer, self._fence = committer, fence
         self._consumer_loop = consumer_loop
         self._placing = asyncio.Lock()
+        self.rebalances = 0
         self.committing = asyncio.Lock()
         self.assigned = asyncio.Event()
         self.refusal = ""
@@ -402,6 +403,7 @@ class Intake:
 
     def assign(self, partitions: Iterable[Any], membership: Membership) -> None:
         """A rebalance ended with these partitions."""
+        self.rebalances += 1
         self.leases.assign((TopicPartition(*tp) for tp in partitions), membership)
 
     async def place(self) -> None:
@@ -496,9 +498,14 @@ class Intake:
 
     async def behind(self) -> dict[TopicPartition, int]:
         """Where reading stands in each partition that has more for us. Raises KafkaError and TimeoutError."""
+        stands = await self.stands(client.CONNECT_TIMEOUT)
+        return {tp: stand.position for tp, stand in stands.items() if stand.position < stand.end}
+
+    async def stands(self, timeout: float) -> dict[TopicPartition, Stand]:
+        """Where reading stands and where the partitions end. Raises KafkaError and TimeoutError."""
         try:
-            async with asyncio.timeout(client.CONNECT_TIMEOUT):
-                found: dict[TopicPartition, int] = await self._on_thread(self.consumer.thread.behind())
+            async with asyncio.timeout(timeout):
+                found: dict[TopicPartition, Stand] = await self._on_thread(self.consumer.thread.stands())
         except ConsumerNotStarted:  # it is being stopped
             return {}
         return found

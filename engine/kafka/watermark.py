@@ -125,6 +125,11 @@ class Watermark:
         return self._taken[0] if self._taken else self._next
 
     @property
+    def unfinished(self) -> int:
+        """How many of those that were taken are being worked on."""
+        return len(self._open)
+
+    @property
     def idle(self) -> bool:
         """Whether nothing that was taken is unfinished."""
         return not self._open

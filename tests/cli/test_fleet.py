@@ -124,3 +124,15 @@ def test_a_number_of_processes_that_is_none_is_wrong_input(count: str) -> None:
     command = [sys.executable, "-c", "from engine.cli import main; main()", "worker", "--processes", count]
     done = subprocess.run(command, capture_output=True, check=False, timeout=SECONDS)
     assert done.returncode == 2
+
+
+def test_each_worker_shows_its_figures_on_a_port_of_its_own() -> None:
+    asked = {"SELDON_METRICS_LISTEN": "127.0.0.1:9100", "HOME": "/home/me"}
+    listening = [fleet._environment(asked, number)["SELDON_METRICS_LISTEN"] for number in (1, 2, 3)]
+    assert listening == ["127.0.0.1:9100", "127.0.0.1:9101", "127.0.0.1:9102"]
+    assert fleet._environment(asked, 2)["HOME"] == "/home/me"
+
+
+def test_any_free_port_stays_any_free_port() -> None:
+    assert fleet._environment({"SELDON_METRICS_LISTEN": "[::1]:0"}, 3) == {"SELDON_METRICS_LISTEN": "[::1]:0"}
+    assert fleet._environment({}, 3) == {}

@@ -15,6 +15,7 @@ from engine.errors import Overloaded, UnknownResource
 from engine.gateway.inference import Answer, Target
 from engine.gateway.server import Gateway
 from engine.protocol import messages
+from engine.telemetry.figures import Figures
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -110,8 +111,10 @@ def _raw(tensor: Any) -> bytes:
 class Served:
     """A running gateway and clients for it."""
 
-    def __init__(self, inference: FakeInference, gateway: Gateway, session: aiohttp.ClientSession) -> None:
-        self.inference, self.gateway, self.session = inference, gateway, session
+    def __init__(
+        self, inference: FakeInference, gateway: Gateway, session: aiohttp.ClientSession, figures: Figures
+    ) -> None:
+        self.inference, self.gateway, self.session, self.figures = inference, gateway, session, figures
         host, port = gateway.address
         self.host, self.port = host, port
         self.url, self.authority = f"http://{host}:{port}", f"{host}:{port}"
@@ -154,10 +157,11 @@ class Served:
 @contextlib.asynccontextmanager
 async def running(limit: int = LIMIT, request_timeout: float = 30.0) -> AsyncIterator[Served]:
     inference = FakeInference()
-    gateway = Gateway(inference, max_message_bytes=limit, request_timeout=request_timeout)
+    figures = Figures()
+    gateway = Gateway(inference, max_message_bytes=limit, request_timeout=request_timeout, figures=figures)
     await gateway.start("127.0.0.1", 0)
     async with aiohttp.ClientSession() as session:
-        served = Served(inference, gateway, session)
+        served = Served(inference, gateway, session, figures)
         try:
             yield served
         finally:

@@ -282,3 +282,19 @@ async def test_a_caller_in_this_process_is_told_when_the_answer_is_written() -> 
         bench.checkpoints.finished([request])
         await bench.drain()
     assert written == [1]
+
+
+async def test_a_checkpoint_is_counted_with_its_requests() -> None:
+    async with running() as bench:
+        bench.checkpoints.finished(bench.requests(3))
+        await bench.drain()
+        assert (bench.checkpoints.seconds.count, bench.checkpoints.sizes.sum) == (1, 3)
+        assert bench.checkpoints.failures == 0
+
+
+async def test_a_checkpoint_that_is_tried_again_is_a_failure_and_still_one_checkpoint() -> None:
+    async with running() as bench:
+        bench.outlet.errors.append(KafkaConnectionError("away"))
+        bench.checkpoints.finished(bench.requests(1))
+        await bench.drain()
+        assert (bench.checkpoints.sizes.count, bench.checkpoints.failures) == (1, 1)

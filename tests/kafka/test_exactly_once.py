@@ -387,3 +387,11 @@ async def test_a_caller_in_this_process_is_told_early_where_the_answer_is() -> N
         await asyncio.wait_for(bench.outlet.wrote.wait(), 5)
         await bench.finished(request)
         assert request.told == 1
+
+
+async def test_a_transaction_is_counted_with_its_requests_and_one_that_failed_as_tried_again() -> None:
+    async with running() as bench:
+        bench.producer.errors.append(KafkaConnectionError("away"))
+        await bench.finished(*bench.requests(2))
+        found = bench.checkpoints
+        assert (found.seconds.count, found.sizes.count, found.sizes.sum, found.failures) == (1, 1, 2, 1)

@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from engine.kafka.leases import Lease, Leases, Membership, Place, Poll, Reader, TopicPartition
+from engine.kafka.leases import Lease, Leases, Membership, Place, Poll, Reader, Stand, TopicPartition
 
 P0, P1 = TopicPartition("t", 0), TopicPartition("t", 1)
 
@@ -247,3 +247,30 @@ class Reading(RuleBasedStateMachine):
 
 TestReading = Reading.TestCase
 TestReading.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
+
+
+def test_what_is_not_read_and_what_is_being_worked_on_is_behind() -> None:
+    leases = holding(P0, P1)
+    reader(leases).polls = 1
+    poll(leases, 1, 0, 1, 2)
+    leases.held[P0].watermark.take([0, 1, 2], 3)
+    leases.held[P0].watermark.finish([1])
+    assert leases.behind({P0: Stand(3, 10), P1: Stand(0, 4)}) == {P0: 9, P1: 4}
+
+
+def test_polls_that_wait_to_be_taken_are_behind() -> None:
+    leases = holding(P0)
+    reader(leases).polls = 2
+    poll(leases, 1, 0)
+    assert leases.behind({P0: Stand(5, 5)}) == {P0: 4}
+
+
+def test_the_mark_behind_a_transaction_is_no_record() -> None:
+    leases = holding(P0)
+    reader(leases).polls = 1
+    poll(leases, 1, 0, 1)
+    assert leases.behind({P0: Stand(3, 3)}) == {P0: 0}
+
+
+def test_a_partition_of_which_nothing_is_known_is_not_told_of() -> None:
+    assert holding(P0, P1).behind({P1: Stand(0, 0)}) == {P1: 0}
