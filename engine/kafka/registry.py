@@ -205,7 +205,8 @@ def _change(view: View, resource: Resource, folder: str) -> Change | None:
     """The record that loads a resource; None when it stands as it is."""
     key = key_of(resource)
     present = view.resources.get(key)
-    if present is not None and (present.resource, present.folder) == (resource, folder) and key not in view.unread:
+    legible = key not in view.unread and key not in view.broken
+    if present is not None and (present.resource, present.folder) == (resource, folder) and legible:
         return None
     version = present.version + 1 if present is not None else 1
     return f"{key[0]}.{key[1]}", Loaded(key, resource, version, folder).encode()

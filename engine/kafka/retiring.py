@@ -7,7 +7,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from engine.protocol.columns import Columns
     from engine.protocol.record import HeaderPairs
@@ -49,3 +49,28 @@ class Retirable:
             log.warning("a model that was replaced had calls out after %g s; they end with an error", seconds)
         finally:
             await self._runtime.unload()
+
+
+class Leaving:
+    """Models that are unloaded, for the requests that were read while they were loaded.
+
+    retire   told of each that no such request can need any more
+    """
+
+    def __init__(self, retire: Callable[[Retirable], None]) -> None:
+        self._retire, self._runtimes = retire, dict[str, Retirable]()
+
+    def add(self, name: str, runtime: Retirable) -> None:
+        """A model that is unloaded; an older one of its name is not needed any more."""
+        if name in self._runtimes:
+            self._retire(self._runtimes[name])
+        self._runtimes[name] = runtime
+
+    def get(self, name: str) -> Retirable | None:
+        """The model of that name, if it is leaving."""
+        return self._runtimes.get(name)
+
+    def free(self) -> None:
+        """Retire all: whatever was read before has ended."""
+        while self._runtimes:
+            self._retire(self._runtimes.popitem()[1])

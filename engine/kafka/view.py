@@ -145,7 +145,9 @@ class View:
     """What the registry's topics say, up to where they were read.
 
     seen     the offset of the last record that was read of the resources topic
-    unread   resources whose last record could not be read, so that they stand as they were before
+    unread   resources whose last record is one that cannot be read, as another release may write: they stand as before
+    broken   resources whose last record is nobody's or a part of one: they stand as they were, until they are loaded
+             anew, though the broker will keep that record alone
     """
 
     resources: dict[Key, Loaded] = field(default_factory=dict)
@@ -153,6 +155,7 @@ class View:
     instances: dict[str, Instance] = field(default_factory=dict)
     seen: int = -1
     unread: set[Key] = field(default_factory=set)
+    broken: set[Key] = field(default_factory=set)
     _splits: dict[Key, Experiment] | None = None
 
     def resource_record(self, key: bytes | None, value: bytes | None, offset: int = 0) -> None:
@@ -163,7 +166,7 @@ class View:
             self._splits = None
         if value is None:
             self.resources.pop((kind, name), None)
-            self.unread.discard((kind, name))
+            self._readable((kind, name))
             return
         try:
             envelope = orjson.loads(value)
@@ -176,15 +179,21 @@ class View:
             version, folder = int(envelope["version"]), str(envelope["folder"])
         except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             log.warning("passed over a foreign record %r on the resources topic: %s", key, error)
+            self.broken.add((kind, name))
             return
         if problems or more or resource is None:
             self._cannot_read((kind, name), str((problems + more)[:1]))
             return
         if key_of(resource) != (kind, name):
             log.warning("passed over a resource under the foreign key %r on the resources topic", key)
+            self.broken.add((kind, name))
             return
-        self.unread.discard((kind, name))
+        self._readable((kind, name))
         self.resources[kind, name] = Loaded((kind, name), resource, version, folder, offset)
+
+    def _readable(self, key: Key) -> None:
+        self.unread.discard(key)
+        self.broken.discard(key)
 
     def _cannot_read(self, key: Key, reason: str) -> None:
         log.warning("passed over a faulty %s %r on the resources topic: %s", *key, reason)

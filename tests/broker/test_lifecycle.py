@@ -119,6 +119,22 @@ def test_a_wait_for_a_state_that_does_not_come_ends_with_the_reason(
     assert "Traceback" not in waited.err, waited
 
 
+def test_a_request_that_was_read_is_answered_though_pipeline_and_models_are_unloaded(
+    seldon_up: SeldonUp, command: Callable[..., Said], kafka: Kafka, ends: tuple[str, str], tmp_path: Path
+) -> None:
+    slow = "import time\ndef model(INPUT):\n    time.sleep(1.5)\n    return {'OUTPUT': INPUT}\n"
+    path = write(tmp_path / "first", slow)
+    add_step(path)
+    running = seldon_up("up", path).start()
+    with ThreadPoolExecutor(1) as pool, kafka.tap(ends[0]) as requests:
+        answer = pool.submit(infer, running.address, "pipelines/numbers", inputs(INPUT=[3]))
+        requests.until(lambda tap: bool(tap.seen), "the request on its way")
+        unloaded = command("unload", "-f", path)
+        assert unloaded.code == 0, unloaded
+        assert answer.result(30).output("OUTPUT") == [3]
+    running.stop()
+
+
 def test_a_pipeline_and_its_model_are_swapped_under_load_with_no_request_lost(
     seldon_up: SeldonUp, command: Callable[..., Said], tmp_path: Path
 ) -> None:

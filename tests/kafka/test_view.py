@@ -74,6 +74,15 @@ def test_a_later_record_replaces_an_earlier() -> None:
     assert found.resources[KEY].version == 3
 
 
+@pytest.mark.parametrize("value", [envelope(3)[:40], b"", b"\xff", envelope(3).replace(b"iris", b"other")])
+def test_a_resource_stands_as_it_was_until_its_broken_record_is_replaced(value: bytes) -> None:
+    found = view()
+    found.resource_record(b"model.iris", value)
+    assert (found.resources[KEY].version, found.broken) == (2, {KEY})
+    found.resource_record(b"model.iris", envelope(3))
+    assert (found.resources[KEY].version, found.broken) == (3, set())
+
+
 def test_a_null_value_takes_a_resource_away() -> None:
     found = view()
     found.resource_record(b"model.iris", None)
