@@ -23,6 +23,11 @@ class Budget:
         """Whether nothing may be taken now."""
         return not self._room.is_set()
 
+    @property
+    def portion(self) -> int:
+        """What each share may hold though there is no room: together they hold twice the budget at most."""
+        return self._size // max(len(self._shares), 1)
+
     async def room(self) -> None:
         """Wait until something may be taken."""
         await self._room.wait()
@@ -59,7 +64,13 @@ class Share:
         self._budget, self._out, self.relieve = budget, 0, relieve
 
     async def room(self) -> None:
-        """Wait until something may be taken."""
+        """Wait until something may be taken: at once while this holds less than its portion, whatever others hold.
+
+        A flood of records for one pipeline would else keep all others waiting until it is worked off: calls of a
+        pipeline beside one that was fed ten times too much waited half a minute, and most in vain.
+        """
+        if self._out < self._budget.portion:
+            return
         if self._budget.full:
             self.relieve()  # what was taken last may have come to wait since the others were asked
         await self._budget.room()

@@ -77,3 +77,17 @@ async def test_whoever_could_give_something_back_is_told_once_that_there_is_no_r
     first.give(9)
     first.take(9)
     assert sorted(told) == ["first", "first", "second"]
+
+
+async def test_a_worker_below_its_portion_goes_on_though_another_holds_more_than_all() -> None:
+    budget = Budget(10)
+    flooded, other = budget.share(), budget.share()
+    flooded.take(1000)
+    other.take(4)
+    await asyncio.wait_for(other.room(), 1)
+    other.take(1)
+    waiting = [asyncio.ensure_future(share.room()) for share in (flooded, other)]
+    await asyncio.sleep(0)
+    assert not any(each.done() for each in waiting)
+    flooded.give(1000)
+    await asyncio.wait_for(asyncio.gather(*waiting), 1)
