@@ -148,7 +148,8 @@ async def _standings(topology: client.Topology, reader: Any, prefix: str, names:
     spans = await reading.whole(reader, places)
     if topology.holds_fetches:
         spans = await _to_the_end(reader, spans)
-    sizes, behind = await _sizes(admin, counts), await _behind(admin, prefix, spans)
+    sizes, positions = await _sizes(admin, counts), await _positions(admin, prefix, spans)
+    behind = _behind(spans, positions, await _marked(reader, spans, positions.values()))
     return [
         Standing(
             topic["topic"],
@@ -190,18 +191,41 @@ async def _sizes(admin: Any, counts: Mapping[str, int]) -> dict[str, int] | None
     return found
 
 
-async def _behind(admin: Any, prefix: str, spans: Spans) -> dict[str, dict[str, int]]:
-    """By topic, how far each group that reads it is behind."""
-    namespaces = {place.topic.split(".")[1] for place in spans}
-    found: dict[str, dict[str, int]] = defaultdict(dict)
+async def _positions(admin: Any, prefix: str, spans: Spans) -> dict[str, Positions]:
+    """Where the groups of these namespaces stand, by their names, in order."""
+    begins = {f"{prefix}.{place.topic.split('.')[1]}." for place in spans}
+    found: dict[str, Positions] = {}
     for group in sorted({group for group, *_ in await admin.list_consumer_groups()}):
-        begin, _, rest = group.removeprefix(f"{prefix}.").partition(".")
-        if not group.startswith(f"{prefix}.") or begin not in namespaces:
+        begin = next(filter(group.startswith, begins), None)
+        if begin is None:
             continue
-        mine = {place: span for place, span in spans.items() if place.topic.startswith(f"{prefix}.{begin}.")}
-        answer = await admin.list_consumer_group_offsets(group, partitions=list(mine))
-        positions = {place: committed.offset for place, committed in answer.items() if committed.offset >= 0}
-        inputs = f"{group}.inputs" if rest.startswith(f"{Owner.PIPELINE}.") else ""
-        for topic, lag in lags(mine, positions, inputs).items():
+        mine = [place for place in spans if place.topic.startswith(begin)]
+        answer = await admin.list_consumer_group_offsets(group, partitions=mine)
+        found[group] = {place: committed.offset for place, committed in answer.items() if committed.offset >= 0}
+    return found
+
+
+async def _marked(reader: Any, spans: Spans, groups: Iterable[Positions]) -> set[aiokafka.TopicPartition]:
+    """Where a transaction's marker is all that a group has before it, which nobody is ever handed."""
+    one = {place: (at, at + 1) for group in groups for place, at in group.items() if spans[place][1] == at + 1}
+    handed: set[aiokafka.TopicPartition] = set()
+    await reading.read(reader, one, lambda record: handed.add(aiokafka.TopicPartition(record.topic, record.partition)))
+    return one.keys() - handed
+
+
+def _behind(
+    spans: Spans, groups: Mapping[str, Positions], marked: set[aiokafka.TopicPartition]
+) -> dict[str, dict[str, int]]:
+    """By topic, how far each group that reads it is behind."""
+    found: dict[str, dict[str, int]] = defaultdict(dict)
+    for group, positions in groups.items():
+        begin = ".".join(group.split(".")[:2])
+        ends = {
+            place: (start, end - (place in marked and positions.get(place) == end - 1))
+            for place, (start, end) in spans.items()
+            if place.topic.startswith(f"{begin}.")
+        }
+        inputs = f"{group}.inputs" if f".{Owner.PIPELINE}." in group else ""
+        for topic, lag in lags(ends, positions, inputs).items():
             found[topic][group] = lag
     return found
