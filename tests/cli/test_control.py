@@ -75,6 +75,16 @@ def test_what_is_piped_into_a_command_is_loaded_told_of_and_unloaded(seldon: Sel
     assert [each["name"] for each in json.loads(seldon("pipeline", "list", "-o", "json").output)] == ["second"]
 
 
+def test_what_was_unloaded_is_terminated(seldon: Seldon, fed: Fed) -> None:
+    wait = ("pipeline", "status", "first", "-w", "PipelineTerminated", "-t")
+    assert seldon("load", "-f", fed("first")).exit_code == 0
+    assert "Pipeline wait status timeout" in seldon(*wait, "0.1").output
+    assert seldon("pipeline", "unload", "first").exit_code == 0
+    told = seldon(*wait, "20")
+    assert (told.exit_code, json.loads(told.stdout)) == (0, {"pipelineName": "first", "versions": []})
+    assert seldon(*wait, "20", "-o", "table").stdout == "pipeline\tstate\treason\n--------\t-----\t------\n"
+
+
 def test_faults_of_what_is_piped_in_have_their_place(seldon: Seldon) -> None:
     refused = seldon("load", piped="apiVersion: mlops.seldon.io/v1alpha1\nkind: Server\n")
     assert refused.exit_code == 2
