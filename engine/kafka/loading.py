@@ -42,11 +42,11 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
 class Fence:
     """Writes what a view calls for, and nobody else writes meanwhile.
 
-    caught_up   waits until the view has all that was written before
+    caught_up   waits until the topic's end is beyond what it is given, and the view has all up to there; gives the end
     """
 
     def __init__(
-        self, settings: Settings, topics: Topics, view: View, caught_up: Callable[[], Awaitable[None]]
+        self, settings: Settings, topics: Topics, view: View, caught_up: Callable[[int], Awaitable[int]]
     ) -> None:
         self._settings, self._topics, self._view, self._caught_up = settings, topics, view, caught_up
         self._producer = Producer(settings, f"{settings.topic_prefix}.{settings.namespace}.loader", {})
@@ -84,10 +84,13 @@ class Fence:
     async def _write(self, changes: Changes, *, commit: bool) -> None:
         await self._producer.reset()
         await self._producer.sweep(commit=commit)
-        await self._caught_up()
+        # Once more, which waits for the markers of what was swept: the end must not move but for what is written here.
+        await self._producer.reset()
+        end = await self._caught_up(-1)
         records: list[Record] = [(key.encode(), value, []) for key, value in changes(self._view)]
         if records:
             await self._producer.transact("", NOBODY, {}, {(self._topics.resources, 0): records})
+            await self._caught_up(end)
 
     def _without(self, error: Exception) -> bool:
         if self._settings.processing_guarantee == AT_LEAST_ONCE:

@@ -51,6 +51,9 @@ class Registry:
         self.view = View()
         self._producer = client.new_producer(settings)
         self._reader = client.new_reader(settings)
+        # The broker answers nothing else over a connection that waits for records, for up to half a second.
+        self._asker, self._asking = client.new_reader(settings), asyncio.Lock()
+        self._asks = False
         self._fence: Fence | None = None
         self._following: asyncio.Task[None] | None = None
         self._news = asyncio.Condition()
@@ -86,6 +89,7 @@ class Registry:
             await asyncio.gather(self._following, return_exceptions=True)
         if self._fence is not None:
             await self._fence.stop()
+        await client.stop(self._asker)
         await client.stop(self._reader)
         await client.stop(self._producer)
 
@@ -121,9 +125,10 @@ class Registry:
         await self.caught_up()
         if not changes(self.view):
             return
-        if self._fence is None or not await self._fence.write(changes):
-            for key, value in changes(self.view):
-                await self._write(self._topics.resources, key, value)
+        if self._fence is not None and await self._fence.write(changes):
+            return
+        for key, value in changes(self.view):
+            await self._write(self._topics.resources, key, value)
         await self.caught_up()
 
     async def tell(self, state: State) -> None:
@@ -144,11 +149,15 @@ class Registry:
         await self._write(self._topics.status, f"instance.{instance}", None)
         await asyncio.gather(*(self.forget(key, instance) for key in said))
 
-    async def caught_up(self) -> None:
-        """Wait until this reader has read every resource that was written before the call."""
+    async def caught_up(self, beyond: int = -1) -> int:
+        """Wait until this reader has read every resource that was written before the call; gives the topic's end.
+
+        Of what has just been committed the broker tells a moment later: until the end is `beyond` what it was.
+        """
         partition = aiokafka.TopicPartition(self._topics.resources, 0)
         try:
-            end = (await self._reader.end_offsets([partition]))[partition]
+            while (end := await self._end_of(partition)) <= beyond:  # noqa: ASYNC110  a broker tells of it to nobody
+                await asyncio.sleep(LOOK_SECONDS)
             while await self._reader.position(partition) < end:
                 if self._following is None:
                     await self._read()
@@ -156,6 +165,14 @@ class Registry:
                     await self.wait(LOOK_SECONDS)
         except KafkaError as error:
             raise client.unavailable(self._settings, error) from error
+        return end
+
+    async def _end_of(self, partition: aiokafka.TopicPartition) -> int:
+        async with self._asking:
+            if not self._asks:
+                await client.start(self._asker, self._settings)
+                self._asks = True
+        return int((await self._asker.end_offsets([partition]))[partition])
 
     async def wait(self, seconds: float) -> None:
         """Wait for news, at most so long."""

@@ -108,13 +108,32 @@ def test_who_waits_for_a_load_that_fails_hears_the_reason_at_once(
 ) -> None:
     seldon_up("worker").start()
     since = time.monotonic()
-    loaded = command("load", "-f", write(tmp_path / "first", BROKEN), "-w", "-t", DEADLINE)
+    loaded = command("load", "-f", write(tmp_path / "first", BROKEN), "-w", "-t", "20")
     assert (loaded.code, loaded.out) == (1, "{}\n{}\n"), loaded
     [error] = [line for line in loaded.err.splitlines() if line.startswith("Error: ")]
     assert error.startswith("Error: model number has failed: "), loaded
     assert "no such thing" in error, loaded
     assert 'pipeline numbers has failed: model "number": ' in error, loaded
-    assert time.monotonic() - since < DEADLINE, "it waited for its whole time"
+    assert time.monotonic() - since < 20, "it waited for its whole time"
+
+
+def test_a_version_that_cannot_be_loaded_has_failed_and_the_one_before_goes_on(
+    seldon_up: SeldonUp, command: Command, broker: str, namespace: str, tmp_path: Path
+) -> None:
+    running = seldon_up("up", write(tmp_path / "first", SAME)).start()
+    loaded = command("load", "-f", write(tmp_path / "second", BROKEN), "-w", "-t", "20")
+    assert (loaded.code, "Error: model number has failed: " in loaded.err) == (1, True), loaded
+    assert infer(running.address, "pipelines/numbers", inputs(INPUT=[3])).output("OUTPUT") == [3]
+
+    def look() -> tuple[float, float]:
+        view = view_of(broker, namespace)
+        [instance], [state] = view.instances.values(), view.states["model", "number"].values()
+        assert state.state == "failed", state
+        return instance.at, state.at
+
+    beat, told = look()
+    wait_until(lambda: look()[0] > beat + 5, "it goes on beating", DEADLINE)
+    assert look()[1] == told, "it is told again and again"
 
 
 def test_a_model_that_goes_away_makes_its_pipeline_not_ready_under_its_name(

@@ -115,7 +115,7 @@ async def test_of_two_loads_that_exclude_each_other_one_is_refused(kafka_broker:
 def fence_without_coordinator(**settings: str) -> Fence:
     """Marked as such: its producer is told that the broker has nobody who coordinates transactions."""
 
-    async def nobody() -> None:
+    async def nobody(_: int = 0) -> int:
         raise GroupCoordinatorNotAvailableError
 
     wanted = Settings(kafka_broker="none:1", **settings)  # type: ignore[arg-type]
