@@ -11,6 +11,7 @@ from engine import redrive as redriving
 from engine.errors import UnknownResource
 from engine.kafka import client, reading
 from engine.kafka.view import Loaded, View
+from engine.protocol.record import xid
 from engine.redrive import Choice, Failure, Fate, copy_of, failure_of, sort_out
 from engine.settings import Settings
 
@@ -177,3 +178,38 @@ async def test_requests_go_back_to_their_partition_and_stand_there_once(broker: 
 async def test_a_pipeline_that_is_not_loaded_is_told_of(broker: str, namespace: str) -> None:
     with pytest.raises(UnknownResource, match='no pipeline "chain" is loaded'):
         await redriving.redrive(Settings(kafka_broker=broker, namespace=namespace), "chain", Choice())
+
+
+@pytest.mark.usefixtures("loaded")
+@pytest.mark.parametrize("how", ["by id", "by time"])
+async def test_only_what_came_since_the_request_is_read(
+    broker: str, namespace: str, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(kafka_broker=broker, namespace=namespace, partitions=1)
+    inputs, outputs = (f"seldon.{namespace}.pipeline.chain.{side}" for side in ("inputs", "outputs"))
+    topology = client.Topology(settings)
+    await topology.start()
+    await topology.ensure([inputs, outputs])
+    await topology.stop()
+    ids = [xid(T // 1000 + number, b"tests", number) for number in range(1000)]
+    producer = client.new_producer(settings)
+    await producer.start()
+    for topic in (inputs, outputs):
+        batch = producer.create_batch()
+        for number, request_id in enumerate(ids):
+            headers = marks(x_request_id=request_id.encode(), seldon_offset=b"%d" % number)
+            kept = headers if topic == outputs else headers[:1]
+            assert batch.append(key=b"k", value=b"v", timestamp=T + number * 1000, headers=kept)
+        await (await producer.send_batch(batch, topic, partition=0))
+    await producer.stop()
+    read: list[str] = []
+
+    def counted(*arguments: Any) -> Failure | None:
+        read.append("an output")
+        return failure_of(*arguments)
+
+    monkeypatch.setattr(redriving, "failure_of", counted)
+    choice = Choice(frozenset({ids[900]})) if how == "by id" else Choice(since=T + 900_000)
+    found = await redriving.redrive(settings, "chain", choice, dry_run=True)
+    assert [failure.request_id for failure, _ in found.fates] == ([ids[900]] if how == "by id" else ids[900:])
+    assert len(read) < 200

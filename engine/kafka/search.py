@@ -267,7 +267,7 @@ class Search:
                 self.reader,
                 {place: several[number] for place, several in parts.items() if number < len(several)},
                 self._take,
-                bounded=self.knows_times,
+                bounded=True,
             )
         for place, span in spans.items():
             self._known[place] = together(span, self._known.get(place))
