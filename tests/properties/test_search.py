@@ -35,10 +35,10 @@ class Logs:
         self.read: set[tuple[str, int, int]] = set()
         # Nothing of a request is written after its answer.
         answered = chance.randint(0, 60_000)
-        lates = {INPUTS: 0, OUTPUTS: answered, **{topic: chance.randint(0, answered) for topic in STEPS}}
-        for topic, late in lates.items():
+        delays = {INPUTS: 0, OUTPUTS: answered, **{topic: chance.randint(0, answered) for topic in STEPS}}
+        for topic, delay in delays.items():
             for number, made in enumerate(self.made):
-                self.logs[topic, self.place[number]].append(Written(made + late + chance.randint(0, disorder), number))
+                self.logs[topic, self.place[number]].append(Written(made + delay + chance.randint(0, disorder), number))
         for log in self.logs.values():
             log.sort(key=lambda record: record.timestamp + chance.randint(0, disorder))
 
