@@ -46,6 +46,10 @@ THREADS_PREFIX = "model-"
 # before it, and a hand-over for each row would cost more than most rows do.
 HAND_OVER_SECONDS = 0.002
 
+# A call with many rows lets others have its threads after so long, and goes on when they had their turn: what is
+# fetched from Kafka after a while without a worker can be minutes of work, and a caller waits for an answer.
+TURN_SECONDS = 0.01
+
 # A single request is waited for on the spot when the model took less than this for its last call: its thread is done
 # sooner than the event loop could turn to something else and be called back, which costs 100 µs of CPU more (a REST
 # call of a model took 660 µs that way). A call that takes longer after all is not waited for any further than this.
@@ -166,14 +170,18 @@ class InProcessRuntime:
 
     def _begin(self, function: Function, columns: Columns) -> _Rows | Stacked:
         if self._is_quick(columns):
-            run = _Rows(function, columns)
+            run = _Rows(function, columns, self._crowded)
             run.start(partial(self._start, wait=SPOT_SECONDS), 1)
             return run
         if self._stacker is not None and (agreed := layout(columns)) is not None:
             return self._stacker.begin(columns, agreed)
-        run = _Rows(function, columns)
+        run = _Rows(function, columns, self._crowded)
         run.start(self._start, self.threads)
         return run
+
+    def _crowded(self) -> bool:
+        """Whether something waits for a thread."""
+        return len(self._calls) > self.threads
 
     def _is_quick(self, columns: Columns) -> bool:
         """Whether these are a single request that will be answered at once, and wait for no others to be stacked."""
@@ -236,28 +244,42 @@ def _answer(function: Function, stack: Stack[Stacked]) -> Answers:
 
 
 class _Rows:
-    """One call's rows, each a call of the model, taken up by the model's threads, handed back in parts."""
+    """One call's rows, each a call of the model, taken up by the model's threads in turns, handed back in parts."""
 
-    def __init__(self, function: Function, columns: Columns) -> None:
-        self._function, self._columns = function, columns
+    def __init__(self, function: Function, columns: Columns, crowded: Callable[[], bool]) -> None:
+        self._function, self._columns, self._crowded = function, columns, crowded
         self._waiting = deque(range(len(columns)))
-        self._threads: list[asyncio.Future[None]] = []
+        self._turns = 0
         self._done: list[Result] = []
         self._adding = Lock()
         self._stopped = False
         self._ready = asyncio.Event()
 
-    def start(self, start: Callable[[Callable[[], None]], asyncio.Future[None]], threads: int) -> None:
+    def start(self, start: Callable[[Callable[[], bool]], asyncio.Future[bool]], threads: int) -> None:
         """Have so many threads compute."""
-        loop = asyncio.get_running_loop()
-        self._threads = [start(lambda: self._work(loop)) for _ in range(min(threads, len(self._waiting)))]
-        for thread in self._threads:
-            thread.add_done_callback(self._wake)
+        for _ in range(min(threads, len(self._waiting))):
+            self._turn(start)
+
+    def _turn(self, start: Callable[[Callable[[], bool]], asyncio.Future[bool]]) -> None:
+        self._turns += 1
+        turn = start(partial(self._work, asyncio.get_running_loop()))
+        if turn.done():
+            self._ended(start, turn)
+        else:
+            turn.add_done_callback(partial(self._ended, start))
+
+    def _ended(self, start: Callable[[Callable[[], bool]], asyncio.Future[bool]], turn: asyncio.Future[bool]) -> None:
+        """A thread has ended, well or badly: it has another turn behind the others, or whoever waits should look."""
+        self._turns -= 1
+        if not turn.cancelled() and turn.exception() is None and turn.result() and not self._stopped:
+            self._turn(start)
+        else:
+            self._ready.set()
 
     @property
     def over(self) -> bool:
         """Whether nothing more will come."""
-        return all(thread.done() for thread in self._threads)
+        return not self._turns
 
     async def finished(self) -> list[Part]:
         """The parts that have come in since the last time; waits for news."""
@@ -275,18 +297,18 @@ class _Rows:
         """Begin no more calls."""
         self._stopped = True
 
-    def _wake(self, _thread: object) -> None:
-        """A thread has ended, well or badly: whoever waits should look."""
-        self._ready.set()
-
-    def _work(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Run on one of the model's threads: row by row until none is left."""
+    def _work(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Run on one of the model's threads: row by row until none is left, or, then it is true, others have a turn."""
+        until = time.perf_counter() + TURN_SECONDS
         while not self._stopped:
             try:
                 row = self._waiting.popleft()
             except IndexError:
-                return
+                return False
             self._add(answer_row(self._function, self._columns, row), loop)
+            if self._crowded() and time.perf_counter() >= until:
+                return True
+        return False
 
     def _add(self, result: Result, loop: asyncio.AbstractEventLoop) -> None:
         with self._adding:

@@ -342,6 +342,32 @@ async def test_a_slow_row_does_not_hold_back_the_answer_of_the_row_before_it() -
     await runtime.unload()
 
 
+async def test_a_call_of_many_rows_lets_another_have_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inprocess, "TURN_SECONDS", 0.0)
+    begun, go_on, seen = threading.Event(), threading.Event(), []
+
+    def model(arrays: Arrays) -> dict[str, Any]:
+        seen.append(float(arrays["x"][0]))
+        begun.set()
+        assert go_on.wait(5)
+        return {"y": arrays["x"]}
+
+    runtime = InProcessRuntime("m", lambda: function(model), max_rows=None, threads=1)
+    await runtime.load()
+
+    async def answers(asked: Columns) -> int:
+        return sum([len(part.rows) async for part in runtime.infer(asked, [()] * len(asked), 5.0)])
+
+    many = asyncio.create_task(answers(columns([1.0], [2.0], [3.0])))
+    assert await asyncio.to_thread(begun.wait, 5)
+    single = asyncio.create_task(answers(columns([9.0])))
+    await asyncio.sleep(0)
+    go_on.set()
+    assert (await many, await single) == (3, 1)
+    assert seen == [1.0, 9.0, 2.0, 3.0]
+    await runtime.unload()
+
+
 async def test_calls_that_wait_when_a_model_is_unloaded_end_with_an_error() -> None:
     begun, let_go = threading.Event(), threading.Event()
 
