@@ -62,6 +62,9 @@ class Fake:
     def new_request_id(self) -> str:
         return "made"
 
+    def check_room(self, _: Target) -> None:
+        pass
+
     async def infer(self, target: Target, request: Any, headers: Headers, *, request_id: str, timeout: float) -> Answer:
         assert request_id
         assert timeout

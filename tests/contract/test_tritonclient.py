@@ -29,6 +29,9 @@ class EchoInference:
     def new_request_id(self) -> str:
         return "made"
 
+    def check_room(self, _: Target) -> None:
+        pass
+
     async def infer(
         self,
         target: Target,

@@ -389,6 +389,7 @@ def test_the_public_names_are_these() -> None:
         "TopicOptions",
         "did_you_mean",
         "documents",
+        "files",
         "load",
         "nearest",
         "parse",

@@ -149,11 +149,16 @@ def test_a_step_needs_a_name() -> None:
 NAME_HINT = 'use lower-case letters, digits, "-" and "_", at most 63, with a letter or digit at both ends'
 
 
-@pytest.mark.parametrize("name", ["Score", "a.b", "-a", "a_", "a b", "ä", "a" * 64])
+@pytest.mark.parametrize("name", ["Score", "a.b", "-a", "a_", "a b", "a" * 64])
 def test_a_step_name_that_no_topic_can_have_is_refused(name: str) -> None:
     assert refusals(f"  steps: [{{name: {name}}}]\n") == [
         f'1:18: pipeline "fraud" step does not have a valid name: "{name}" ({NAME_HINT})'
     ]
+
+
+def test_a_letter_in_a_name_that_looks_like_another_is_called_by_its_name() -> None:
+    [found] = refusals("  steps: [{name: ä}]\n")
+    assert '("ä" is LATIN SMALL LETTER A WITH DIAERESIS; use lower-case letters' in found
 
 
 def test_a_pipeline_name_that_no_topic_can_have_is_refused() -> None:
