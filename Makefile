@@ -8,7 +8,7 @@ INSTALLED := .venv/.installed
 IRIS := pipelines/iris/model.joblib
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test nightly faults soak demo up bench bench-smoke docs proto clean
+.PHONY: help setup lint check test nightly faults soak demo up bench bench-smoke docs proto clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -26,12 +26,14 @@ $(INSTALLED): pyproject.toml constraints.txt
 $(IRIS): | $(INSTALLED)
 	$(BIN)/python pipelines/train_iris.py
 
-check: setup ## format, lint, types, layers, spelling and the tests that need no broker
+lint: setup ## format, lint, types, layers, spelling
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/codespell --quiet-level 2
+
+check: lint ## the same, and the tests that need no broker
 	$(BIN)/pytest -m "not broker"
 
 test: setup ## all tests, on the embedded broker and on Apache Kafka where Java and Maven are there
