@@ -19,7 +19,7 @@ setup: $(INSTALLED) $(IRIS) ## install everything into .venv and train the sampl
 $(INSTALLED): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed: none is on the PATH" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,explain,onnx,runtimes]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,explain,onnx,otel,runtimes]'
 	@touch $@
 
 # Order only: the model is trained when it is missing, not whenever something was installed.

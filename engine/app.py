@@ -22,6 +22,7 @@ from engine.errors import BrokerReplaced, BrokerUnavailable, InvalidResources
 from engine.gateway.inference import DataPlane
 from engine.gateway.observing import Window
 from engine.gateway.server import Gateway
+from engine.gateway.tracing import TracedDesk, TracedInference
 from engine.gateway.ways import Ways
 from engine.kafka import guarantee
 from engine.kafka import view as reg
@@ -40,7 +41,7 @@ from engine.telemetry.figures import Figures
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from engine.gateway.inference import Target
+    from engine.gateway.inference import Inference, Target
     from engine.kafka.view import Key
     from engine.resources import Problem, Resource, Resources
     from engine.settings import Settings
@@ -253,7 +254,18 @@ class Process:
             self._progress(f"waiting for {', '.join(f'{kind} {name}' for kind, name in waiting[:3])}")
             await registry.wait(0.5)
 
+    def _start_tracing(self) -> None:
+        """Record spans where that is asked for; otherwise not even the libraries for it are loaded."""
+        if self.settings.tracing_config:
+            from engine.telemetry import export  # noqa: PLC0415  of no use to those who do not trace
+
+            tracing = export.Tracing.read(Path(self.settings.tracing_config))
+            if tracing is not None:
+                self._figures.spans, stop = export.connect(tracing, self.instance, self.settings.namespace)
+                self._stops.append(stop)
+
     async def _start(self) -> None:
+        self._start_tracing()
         if self.parts.broker and not self.settings.kafka_broker:
             await self._start_broker()
         elif not self.settings.kafka_broker:
@@ -332,11 +344,12 @@ class Process:
         assert desk is not None
         supervisor = self.supervisor
         catalogue = _Catalogue(self.registry)
-        plane = DataPlane(
+        traced = self._figures.spans
+        plane: Inference = DataPlane(
             self.settings,
             self.topics,
             catalogue,
-            desk,
+            desk if traced is None else TracedDesk(desk, traced),
             self._request_ids,
             runtime=supervisor.runtime if supervisor is not None else lambda _: None,
             refusal=lambda: self._refusal,
@@ -344,7 +357,7 @@ class Process:
             copy=desk.copy,
         )
         self.gateway = Gateway(
-            plane,
+            plane if traced is None else TracedInference(plane, traced),
             max_message_bytes=self.settings.max_message_bytes,
             request_timeout=self.settings.request_timeout,
             figures=self._figures,

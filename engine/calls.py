@@ -104,7 +104,7 @@ class Calls:
         self._splits = splits
         flow = Flow() if flow is None else flow
         self._steps = {index: flow.step(plan.nodes[index].name) for index in plan.steps}
-        self._models = flow.models
+        self._models, self._spans = flow.models, flow.spans
         self._names = [node.name for node in plan.nodes]
         self._runtime_of, self._answered, self._timeout = runtime_of, answered, timeout
         self._out: set[asyncio.Task[None]] = set()
@@ -201,24 +201,30 @@ class Calls:
     async def _call(self, call: Call, way: Way) -> None:
         since = time.perf_counter()
         self._steps[call.node].sizes.observe(len(call.requests))
+        span = self._spans.batch(way.model, call.requests) if self._spans and len(call.requests) > 1 else None
         async for part in self._parts(way, call.columns, _headers(call)):
             self._count(call.node, way, part.outcome, len(part.rows), since)
             self._answered(call, part)
+        if span is not None:
+            span.end()
 
     async def _call_shared(self, shared: Shared) -> None:
         """One call for several requests. When the fault may be that of one of them, each is called alone."""
         last, name = shared.calls[-1], self._names[shared.calls[-1].node]
         way = self._splits.way(name, _routed(last.requests[-1])) if self._splits.is_split(name) else Way(name)
         since = time.perf_counter()
+        everyone = [request for call in shared.calls for request in call.requests]
+        span = self._spans.batch(name, everyone) if self._spans else None
         [part] = [part async for part in self._parts(way, shared.columns, _headers(last)[-1:])]
+        if span is not None:
+            span.end()
         shares = self._shares(shared, part.outcome)
         if isinstance(shares, ModelFailed | InvalidInput):
             for call in shared.calls:
                 self._make(call)
             return
-        requests = sum(len(call.requests) for call in shared.calls)
-        self._steps[last.node].sizes.observe(requests)
-        self._count(last.node, way, shares, requests, since)
+        self._steps[last.node].sizes.observe(len(everyone))
+        self._count(last.node, way, shares, len(everyone), since)
         for place, call in enumerate(shared.calls):
             count = len(call.requests)
             outcome = shares if isinstance(shares, RequestError) else shares[place]

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from engine.protocol.columns import Columns, Kind
     from engine.protocol.record import Headers, Sorted
     from engine.runtimes.contract import Part, Runtime
+    from engine.telemetry.spans import Trip
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +68,7 @@ class Request(Progress):
     oversized   the step whose record was too large, if one was
     records     (topic, partition, value, headers) in the order they were made; the partition is the request's own
                 but for replies. They are written together when the request is done.
+    trip        its spans, when it is traced
     tell        hands the answer to a caller in this process; to be called when the records are written
     """
 
@@ -86,6 +88,7 @@ class Request(Progress):
         "size",
         "tell",
         "told",
+        "trip",
     )
 
     def __init__(
@@ -109,6 +112,7 @@ class Request(Progress):
         self.headers, self.reply, self.size = headers, reply, size
         self.records: list[tuple[str, int, bytes, HeaderList]] = []
         self.tell: Callable[[], None] | None = None
+        self.trip: Trip | None = None
 
     @property
     def place(self) -> str:
@@ -218,6 +222,9 @@ class Execution:
         kept += self._own_headers
         request = Request(self, origin, partition, offset, key, kept, headers.text(REPLY), size)
         request.asked = asked
+        if self._flow.spans is not None and self._flow.spans.sampled(kept):
+            about = {"version": self.version, "partition": partition, "offset": offset}
+            request.trip, request.headers = self._flow.spans.take(kept, self.plan.name, about)
         return request
 
     def begin(self, requests: Sequence[Request], columns: Columns) -> None:
@@ -229,6 +236,8 @@ class Execution:
         """A request that cannot even begin."""
         self._flow.taken += 1
         self._finish(request, error.at(self.plan.name))
+        if request.trip is not None:
+            request.trip.end(error)
         self._finished([request])
 
     def outcome(self, request: Request) -> RequestError | None:
@@ -310,6 +319,10 @@ class Execution:
         self._write_step(call.node, call.requests, call.columns, Side.INPUTS)  # type: ignore[arg-type]
         if self._splits.is_split(self.plan.nodes[call.node].name):
             self._mirror(call)
+        if self._flow.spans is not None:
+            for request in call.requests:
+                if request.trip is not None:  # type: ignore[attr-defined]
+                    request.trip.step(call.node, call.round, self.plan.nodes[call.node].name)  # type: ignore[attr-defined]
         self._calls.start(call)
 
     def _mirror(self, call: Call) -> None:
@@ -339,6 +352,10 @@ class Execution:
                 request.headers = [*request.headers, *travelling(headers)]
         if not isinstance(outcome, RequestError):
             outcome = self._write_outputs(call.node, requests, outcome)
+        if self._flow.spans is not None:
+            for request in requests:
+                if request.trip is not None:
+                    request.trip.stepped(call.node, call.round, outcome if isinstance(outcome, RequestError) else None)
         if isinstance(outcome, RequestError):
             error = self._explained(_presentable(outcome), call).at(self.plan.nodes[call.node].name)
             self._write_failure(call.node, requests, error)
@@ -413,6 +430,8 @@ class Execution:
                 )
             elif not request.answered:
                 self._end_unanswered(request)
+            if request.trip is not None:
+                request.trip.end(None if request.answered else self._gather.outcome(request))
         self._count(-len(requests))
         self._finished(requests)
 

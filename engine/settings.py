@@ -60,6 +60,7 @@ class Settings:
     allow_pickle            load artefacts that unpickle from anywhere, and paths out of the resource file's folder
     artefact_cache          folder for artefacts that were fetched from elsewhere; empty: in the user's cache folder
     metrics_listen          where `/metrics` is served apart from the gateway, or without one; empty: nowhere
+    tracing_config          file that says where spans go, as the reference has it; empty: nothing is traced
     log_level               of the product's own log lines
     """
 
@@ -93,6 +94,7 @@ class Settings:
     allow_pickle: bool = False
     artefact_cache: str = ""
     metrics_listen: str = ""
+    tracing_config: str = ""
     log_level: str = "WARNING"
 
     def __post_init__(self) -> None:
@@ -182,6 +184,7 @@ ENVIRONMENT: tuple[tuple[str, str], ...] = (
     ("SELDON_ALLOW_PICKLE", "allow_pickle"),
     ("SELDON_ARTEFACT_CACHE", "artefact_cache"),
     ("SELDON_METRICS_LISTEN", "metrics_listen"),
+    ("SELDON_TRACING_CONFIG_PATH", "tracing_config"),
     ("SELDON_LOG_LEVEL", "log_level"),
 )
 

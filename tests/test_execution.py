@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from engine.dataflow.plan import ENTRY, Edge, Node, Plan, single_model
 from engine.errors import InvalidInput, ModelFailed, RequestError, TooLarge
@@ -19,6 +22,7 @@ from engine.protocol.record import Owner, Side, Topics, sort_out
 from engine.resources import Batch, Join
 from engine.runtimes.contract import Part
 from engine.telemetry.figures import Flow
+from engine.telemetry.spans import Spans
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -104,12 +108,13 @@ class Bench:
         *,
         most_bytes: int = 1 << 20,
         callers: Callers | None = None,
+        flow: Flow | None = None,
         **runtimes: FakeRuntime,
     ) -> None:
         self.finished: list[Request] = []
         self.early: list[tuple[Request, list[str]]] = []
         self.news = asyncio.Event()
-        self.flow = Flow()
+        self.flow = Flow() if flow is None else flow
         self.execution = Execution(
             plan,
             3,
@@ -832,3 +837,55 @@ async def test_requests_that_are_made_as_one_are_counted_as_one_call() -> None:
     await bench.until_finished(2)
     step = bench.flow.steps["a"]
     assert (step.seconds.count, step.sizes.count, step.sizes.sum) == (2, 1, 2)
+
+
+def recording() -> tuple[InMemorySpanExporter, Spans]:
+    """What keeps spans, and what makes them."""
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    return exporter, Spans(provider.get_tracer("test"))
+
+
+async def test_a_traced_request_has_a_span_for_each_step_and_its_records_are_under_it() -> None:
+    exporter, spans = recording()
+    bench = Bench(CHAIN, flow=Flow(spans=spans), a=adding(1), b=failing(ModelFailed("it broke")))
+    request = await bench.run(bench.request())
+    assert request.trip is not None
+    found = {span.name: span for span in exporter.get_finished_spans()}
+    assert {name: span.status.is_ok for name, span in found.items()} == {
+        "run fraud": False,
+        "step a": True,
+        "step b": False,
+    }
+    run = request.trip.span.get_span_context()
+    _, headers = record(request, "seldon.ns.model.a.inputs")
+    assert (dict(headers)["traceparent"] or b"").startswith(f"00-{run.trace_id:032x}-{run.span_id:016x}-".encode())
+    assert dict(found["run fraud"].attributes or {}) == {
+        "pipeline": "fraud",
+        "version": 3,
+        "partition": 2,
+        "offset": 0,
+        "x-request-id": "made-here",
+    }
+
+
+async def test_a_call_of_several_traced_requests_has_a_span_with_links_to_them() -> None:
+    exporter, spans = recording()
+    batched = replace(NO_OUTPUT, nodes=(NO_OUTPUT.nodes[0], replace(NO_OUTPUT.nodes[1], batch=Batch(size=2))))
+    bench = Bench(batched, flow=Flow(spans=spans), a=adding(1))
+    requests = [bench.request(offset=offset) for offset in (0, 1)]
+    for request in requests:
+        bench.execution.begin([request], columns(1))
+    await bench.until_finished(2)
+    [call] = [span for span in exporter.get_finished_spans() if span.name == "call a"]
+    assert [link.context for link in call.links] == [
+        request.trip.span.get_span_context() for request in requests if request.trip
+    ]
+
+
+async def test_a_request_that_nobody_traces_keeps_its_context_as_it_came() -> None:
+    bench = Bench(CHAIN, a=adding(1), b=adding(1))
+    request = await bench.run(bench.request(("traceparent", b"00-1-2-01")))
+    assert request.trip is None
+    assert dict(request.headers)["traceparent"] == b"00-1-2-01"

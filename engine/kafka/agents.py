@@ -104,6 +104,7 @@ class Worker:
         self._settings, self._budget = settings, budget.share(self._relieve)
         self.intake = writers.intake(group, consumer_loop)
         self.checkpoints = writers.checkpoints(self.intake, self._budget, self._oversized)
+        self.checkpoints.spans = figures.spans
         self._app = BatchApp(group, settings, self.intake, consumer_loop, holds_fetches=holds_fetches)
         self._draining = False
         self.opened = asyncio.Event()

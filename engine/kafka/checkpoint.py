@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from engine.kafka.leases import Lease
     from engine.kafka.outlet import Outlet
     from engine.kafka.transport import Intake
+    from engine.telemetry.spans import Spans
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +98,7 @@ class Checkpoints(ABC):
     oversized   told of a request whose records the broker will not take; puts an error in their place
 
     `seconds` and `sizes` (in requests) are those of the checkpoints so far, `failures` those that were tried again.
+    `spans` is to be set where they are traced.
     """
 
     def __init__(self, intake: Intake, budget: Share, oversized: Callable[[Request], None]) -> None:
@@ -107,6 +109,7 @@ class Checkpoints(ABC):
         self._empty.set()
         self._tasks: list[asyncio.Task[None]] = []
         self.seconds, self.sizes, self.failures = Distribution(STEP_SECONDS), Distribution(SIZES), 0
+        self.spans: Spans | None = None
 
     def start(self) -> None:
         """Begin to write what is finished."""
@@ -173,10 +176,13 @@ class Checkpoints(ABC):
         self._progress.set()
         return waiting
 
-    def _count(self, requests: int, since: float) -> None:
-        """So many requests are written, which began then."""
-        self.seconds.observe(time.perf_counter() - since)
-        self.sizes.observe(requests)
+    def _count(self, units: Sequence[Unit], since: float) -> None:
+        """These are written, which began then."""
+        seconds = time.perf_counter() - since
+        self.seconds.observe(seconds)
+        self.sizes.observe(len(units))
+        if self.spans is not None:
+            self.spans.checkpoint(self._intake.group, units, seconds)
 
     def _give_up(self, unit: Unit | Early) -> None:
         log.error("the topics do not take what the request at %s gave; it is given up", unit.place)
@@ -230,7 +236,7 @@ class AtLeastOnce(Checkpoints):
             # After the requests that they tell of: a crash in between makes one twice rather than never.
             await self._write([change for unit in held if isinstance(unit, Taken) for change in unit.changes])
             if parts:
-                self._count(len(held), since)
+                self._count(held, since)
             self._unmarked = self._finish([*self._unmarked, *held])
             self._budget.give(sum(request.size for request in requests))
             self._moved.set()

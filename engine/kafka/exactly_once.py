@@ -136,7 +136,7 @@ class ExactlyOnce(Checkpoints):
         if delay is not None:
             self.failures += 1
             return delay
-        self._count(len(self._unwritten), since)
+        self._count(self._unwritten, since)
         self._intake.leases.committed(places)
         written, self._unwritten = self._unwritten, []
         self._budget.give(sum(unit.size for unit in written))

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from engine.errors import RequestError
+    from engine.telemetry.spans import Spans
 
 # As the reference's histograms of calls have them.
 CALL_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -81,11 +82,13 @@ class Flow:
     unanswered   those that ended without an answer, by status
     errors       failures by the step that failed and their status
     models       the calls of all flows, by who answered
+    spans        who records what each request goes through, if anybody does
     """
 
-    __slots__ = ("errors", "in_flight", "models", "steps", "taken", "unanswered")
+    __slots__ = ("errors", "in_flight", "models", "spans", "steps", "taken", "unanswered")
 
-    def __init__(self, models: Answers | None = None) -> None:
+    def __init__(self, models: Answers | None = None, spans: Spans | None = None) -> None:
+        self.spans = spans
         self.taken = self.in_flight = 0
         self.steps: dict[str, Step] = {}
         self.errors: dict[tuple[str, str], int] = {}
@@ -149,6 +152,7 @@ class Figures:
     answers      calls of pipelines, models and experiments, as the gateway's callers met them; those of models,
                  explainers included, that workers made as well
     calls        how many the gateway is answering, by the way that they came
+    spans        who records what requests go through, if anybody does
     kafka        tells in words what is wrong with the broker; nothing when nothing is
     """
 
@@ -157,6 +161,7 @@ class Figures:
     groups: dict[str, Measured] = field(default_factory=dict)
     answers: dict[Owner, Answers] = field(default_factory=lambda: {owner: Answers() for owner in CALLED})
     calls: dict[str, int] = field(default_factory=lambda: {"rest": 0, "grpc": 0})
+    spans: Spans | None = None
     kafka: Callable[[], str] = str
     # Calls of resources that are unloaded by now, and their seconds: sums over all must not fall.
     forgotten: dict[tuple[Owner, str], tuple[int, float]] = field(default_factory=dict)
@@ -165,7 +170,7 @@ class Figures:
         """The requests of a pipeline or a model; those of its next version count on."""
         found = self.flows.get((owner, name))
         if found is None:
-            found = self.flows[owner, name] = Flow(self.answers[Owner.MODEL])
+            found = self.flows[owner, name] = Flow(self.answers[Owner.MODEL], self.spans)
         return found
 
     def answered(self, owner: Owner, name: str, method: str, code: str, seconds: float) -> None:

@@ -38,6 +38,7 @@ ALLOWED = {
     "grpc": ("engine/gateway/*", "engine/runtimes/remote_grpc.py", "engine/cli*"),
     "aiohttp": ("engine/gateway/*", "engine/runtimes/remote_rest.py", "engine/runtimes/stores.py", "engine/cli*"),
     "fsspec": ("engine/runtimes/stores.py",),
+    "opentelemetry": ("engine/telemetry/spans.py", "engine/telemetry/export.py"),
     "prometheus_client": ("engine/telemetry/exposition.py",),
     "click": ("engine/cli*",),
     "rich": ("engine/cli*",),

@@ -1,0 +1,153 @@
+"""Spans of requests: where one came from, what it went through, and how each of it ended.
+
+Nothing is recorded here by itself: `export` makes a tracer where tracing is asked for, and without one there are no
+`Spans` at all, so that requests pay nothing. Only requests that are sampled have a trip.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import time
+from random import getrandbits
+from typing import TYPE_CHECKING
+
+from opentelemetry import trace
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from engine.protocol.record import REQUEST_ID, header
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from opentelemetry.trace import Span, SpanKind, Tracer
+    from opentelemetry.util.types import AttributeValue
+
+    from engine.errors import RequestError
+    from engine.protocol.record import HeaderPairs
+
+    HeaderList = list[tuple[str, bytes | None]]
+    Attributes = Mapping[str, AttributeValue]
+    Begun = tuple[Span | None, HeaderList]
+
+# What the propagator reads and writes; baggage travels as it came.
+_PARENT = "traceparent"
+_NAMES = (_PARENT, "tracestate")
+_TRACEPARENT = re.compile(b"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-(?P<flags>[0-9a-f]{2})(-.*)?")
+_CONTEXT = TraceContextTextMapPropagator()
+
+
+class Trip:
+    """One request in a worker: a span from when it was taken until it is done, and one for each call of a step."""
+
+    __slots__ = ("_request_id", "_steps", "_tracer", "span")
+
+    def __init__(self, tracer: Tracer, span: Span, request_id: str) -> None:
+        self._tracer, self.span, self._request_id = tracer, span, request_id
+        self._steps: dict[tuple[int, int], Span] = {}
+
+    def step(self, node: int, visit: int, name: str) -> None:
+        """A step is called for the so many-th time."""
+        context = trace.set_span_in_context(self.span)
+        self._steps[node, visit] = self._tracer.start_span(
+            f"step {name}", context, attributes={"step": name, REQUEST_ID: self._request_id}
+        )
+
+    def stepped(self, node: int, visit: int, error: RequestError | None) -> None:
+        """It has answered, or failed."""
+        span = self._steps.pop((node, visit), None)
+        if span is not None:
+            Spans.end(span, error)
+
+    def end(self, error: RequestError | None) -> None:
+        """The request is done; what it waits for no more is over too."""
+        for span in self._steps.values():
+            span.end()
+        Spans.end(self.span, error)
+
+
+class Spans:
+    """Makes the spans of one process.
+
+    ratio   the share of the requests that bring no decision of their own and are traced
+    draw    gives a number from 0 to 1 for each of them; whatever the tracer is asked to begin, it is to record
+    """
+
+    def __init__(self, tracer: Tracer, ratio: float = 1.0, draw: Callable[[], float] = random.random) -> None:
+        self._tracer, self._ratio, self._draw = tracer, ratio, draw
+
+    def serve(self, name: str, headers: HeaderPairs, attributes: Attributes) -> Begun:
+        """A gateway answers a call; no span when it is not sampled."""
+        return self._begin(name, trace.SpanKind.SERVER, headers, attributes)
+
+    def publish(self, name: str, headers: HeaderPairs, attributes: Attributes) -> Begun:
+        """A request goes to a topic; no span when it is not sampled."""
+        return self._begin(name, trace.SpanKind.PRODUCER, headers, attributes)
+
+    def sampled(self, headers: HeaderPairs) -> bool:
+        """Whether a request is traced: as whoever began its trace has decided, otherwise one of so many."""
+        for name, value in headers:
+            if name == _PARENT and value and (found := _TRACEPARENT.fullmatch(value)):
+                return bool(int(found["flags"], 16) & 1)
+        return self._draw() < self._ratio
+
+    def take(self, headers: HeaderPairs, pipeline: str, attributes: Attributes) -> tuple[Trip, HeaderList]:
+        """A worker takes a request up that is sampled."""
+        span, its = self._start(
+            f"run {pipeline}", trace.SpanKind.CONSUMER, headers, {"pipeline": pipeline, **attributes}
+        )
+        return Trip(self._tracer, span, header(its, REQUEST_ID) or ""), its
+
+    def batch(self, model: str, requests: Iterable[object]) -> Span | None:
+        """A model is called for several requests at once; None when none of them is sampled."""
+        return self._linked(f"call {model}", {"model": model}, requests)
+
+    def checkpoint(self, group: str, units: Iterable[object], seconds: float) -> None:
+        """What these requests gave was written, which took so long until now."""
+        span = self._linked("checkpoint", {"group": group}, units, time.time_ns() - int(seconds * 1e9))
+        if span is not None:
+            span.end()
+
+    def _begin(self, name: str, kind: SpanKind, headers: HeaderPairs, attributes: Attributes) -> Begun:
+        if self.sampled(headers):
+            return self._start(name, kind, headers, attributes)
+        if any(name == _PARENT and _TRACEPARENT.fullmatch(value or b"") for name, value in headers):
+            return None, [*headers]
+        # Whoever comes after us is not to decide anew.
+        mark = (_PARENT, b"00-%032x-%016x-00" % (getrandbits(128) or 1, getrandbits(64) or 1))
+        return None, [*(pair for pair in headers if pair[0] not in _NAMES), mark]
+
+    def _start(
+        self, name: str, kind: SpanKind, headers: HeaderPairs, attributes: Attributes
+    ) -> tuple[Span, HeaderList]:
+        """A span under the one that the headers name, if they name one; and the headers with it in that one's place."""
+        context = _CONTEXT.extract(
+            {name: value.decode("latin-1") for name, value in headers if name in _NAMES and value}
+        )
+        request_id = header(headers, REQUEST_ID)
+        named = {**attributes, REQUEST_ID: request_id} if request_id else attributes
+        span = self._tracer.start_span(name, context, kind, named)
+        carrier: dict[str, str] = {}
+        _CONTEXT.inject(carrier, trace.set_span_in_context(span))
+        kept = [pair for pair in headers if pair[0] not in _NAMES]
+        return span, [*kept, *((name, text.encode()) for name, text in carrier.items())]
+
+    def _linked(
+        self, name: str, about: Attributes, requests: Iterable[object], since: int | None = None
+    ) -> Span | None:
+        """A span under the first of the requests that are traced, with links to all of them."""
+        found: Iterable[Trip | None] = (getattr(request, "trip", None) for request in requests)
+        trips = [trip.span for trip in found if trip is not None]
+        if not trips:
+            return None
+        links = [trace.Link(span.get_span_context()) for span in trips]
+        context, named = trace.set_span_in_context(trips[0]), {**about, "requests": len(trips)}
+        return self._tracer.start_span(name, context, attributes=named, links=links, start_time=since)
+
+    @staticmethod
+    def end(span: Span | None, error: BaseException | None = None) -> None:
+        """A span, if there is one, is over; its error is told by kind alone: the text may repeat what callers sent."""
+        if span is not None:
+            if error is not None:
+                span.set_status(trace.Status(trace.StatusCode.ERROR, type(error).__name__))
+            span.end()
