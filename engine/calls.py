@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from engine.dataflow.batches import Batches
 from engine.dataflow.gather import Call
@@ -202,7 +202,7 @@ class Calls:
         since = time.perf_counter()
         self._steps[call.node].sizes.observe(len(call.requests))
         span = self._spans.batch(way.model, call.requests) if self._spans and len(call.requests) > 1 else None
-        async for part in self._parts(way, call.columns, _headers(call)):
+        async for part in self._parts(way, call.columns, self._headers(call)):
             self._count(call.node, way, part.outcome, len(part.rows), since)
             self._answered(call, part)
         if span is not None:
@@ -215,7 +215,7 @@ class Calls:
         since = time.perf_counter()
         everyone = [request for call in shared.calls for request in call.requests]
         span = self._spans.batch(name, everyone) if self._spans else None
-        [part] = [part async for part in self._parts(way, shared.columns, _headers(last)[-1:])]
+        [part] = [part async for part in self._parts(way, shared.columns, self._headers(last)[-1:])]
         if span is not None:
             span.end()
         shares = self._shares(shared, part.outcome)
@@ -230,6 +230,15 @@ class Calls:
             outcome = shares if isinstance(shares, RequestError) else shares[place]
             headers = None if part.headers is None else [*part.headers] * count
             self._answered(call, Part(range(count), outcome, headers))
+
+    def _headers(self, call: Call) -> list[HeaderPairs]:
+        requests: Sequence[Any] = call.requests
+        if self._spans is None:
+            return [request.headers for request in requests]
+        return [
+            request.headers if request.trip is None else request.trip.under(call.node, call.round, request.headers)
+            for request in requests
+        ]
 
     def _count(self, node: int, way: Way, outcome: object, requests: int, since: float) -> None:
         """So many requests were answered at once, each of which has waited for all of that time."""
@@ -272,10 +281,6 @@ class Calls:
 
 def _window(batch: Batch, longest: float) -> float:
     return longest if batch.window_ms is None else batch.window_ms / 1000
-
-
-def _headers(call: Call) -> list[HeaderPairs]:
-    return [request.headers for request in call.requests]  # type: ignore[attr-defined]
 
 
 def _routed(request: Progress) -> HeaderPairs:

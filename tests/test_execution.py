@@ -884,6 +884,21 @@ async def test_a_call_of_several_traced_requests_has_a_span_with_links_to_them()
     ]
 
 
+async def test_whoever_answers_a_traced_step_is_told_of_its_span() -> None:
+    given: list[dict[str, bytes | None]] = []
+
+    async def infer(columns: Columns, headers: Sequence[HeaderPairs]) -> AsyncIterator[Part]:
+        given.extend(dict(each) for each in headers)
+        yield Part(range(len(columns)), columns)
+
+    exporter, spans = recording()
+    bench = Bench(CHAIN, flow=Flow(spans=spans), a=FakeRuntime(infer), b=adding(1))
+    await bench.run(bench.request())
+    [step] = [span for span in exporter.get_finished_spans() if span.name == "step a"]
+    assert step.context is not None
+    assert f"-{step.context.span_id:016x}-".encode() in (given[0]["traceparent"] or b"")
+
+
 async def test_a_request_that_nobody_traces_keeps_its_context_as_it_came() -> None:
     bench = Bench(CHAIN, a=adding(1), b=adding(1))
     request = await bench.run(bench.request(("traceparent", b"00-1-2-01")))

@@ -53,6 +53,11 @@ class Trip:
             f"step {name}", context, attributes={"step": name, REQUEST_ID: self._request_id}
         )
 
+    def under(self, node: int, visit: int, headers: HeaderPairs) -> HeaderPairs:
+        """The headers for whoever answers that call: its spans are to be under the step's."""
+        span = self._steps.get((node, visit))
+        return headers if span is None else _naming(span, headers)
+
     def stepped(self, node: int, visit: int, error: RequestError | None) -> None:
         """It has answered, or failed."""
         span = self._steps.pop((node, visit), None)
@@ -127,10 +132,7 @@ class Spans:
         request_id = header(headers, REQUEST_ID)
         named = {**attributes, REQUEST_ID: request_id} if request_id else attributes
         span = self._tracer.start_span(name, context, kind, named)
-        carrier: dict[str, str] = {}
-        _CONTEXT.inject(carrier, trace.set_span_in_context(span))
-        kept = [pair for pair in headers if pair[0] not in _NAMES]
-        return span, [*kept, *((name, text.encode()) for name, text in carrier.items())]
+        return span, _naming(span, headers)
 
     def _linked(
         self, name: str, about: Attributes, requests: Iterable[object], since: int | None = None
@@ -151,3 +153,11 @@ class Spans:
             if error is not None:
                 span.set_status(trace.Status(trace.StatusCode.ERROR, type(error).__name__))
             span.end()
+
+
+def _naming(span: Span, headers: HeaderPairs) -> HeaderList:
+    """The headers with this span in the place of the one that they name."""
+    carrier: dict[str, str] = {}
+    _CONTEXT.inject(carrier, trace.set_span_in_context(span))
+    kept = [pair for pair in headers if pair[0] not in _NAMES]
+    return [*kept, *((name, text.encode()) for name, text in carrier.items())]
