@@ -18,7 +18,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from engine.protocol.record import REQUEST_ID, header
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from opentelemetry.trace import Span, SpanKind, Tracer
     from opentelemetry.util.types import AttributeValue
@@ -103,11 +103,11 @@ class Spans:
         )
         return Trip(self._tracer, span, header(its, REQUEST_ID) or ""), its
 
-    def batch(self, model: str, requests: Iterable[object]) -> Span | None:
+    def batch(self, model: str, requests: Sequence[object]) -> Span | None:
         """A model is called for several requests at once; None when none of them is sampled."""
         return self._linked(f"call {model}", {"model": model}, requests)
 
-    def checkpoint(self, group: str, units: Iterable[object], seconds: float) -> None:
+    def checkpoint(self, group: str, units: Sequence[object], seconds: float) -> None:
         """What these requests gave was written, which took so long until now."""
         span = self._linked("checkpoint", {"group": group}, units, time.time_ns() - int(seconds * 1e9))
         if span is not None:
@@ -135,7 +135,7 @@ class Spans:
         return span, _naming(span, headers)
 
     def _linked(
-        self, name: str, about: Attributes, requests: Iterable[object], since: int | None = None
+        self, name: str, about: Attributes, requests: Sequence[object], since: int | None = None
     ) -> Span | None:
         """A span under the first of the requests that are traced, with links to all of them."""
         found: Iterable[Trip | None] = (getattr(request, "trip", None) for request in requests)
@@ -143,7 +143,7 @@ class Spans:
         if not trips:
             return None
         links = [trace.Link(span.get_span_context()) for span in trips]
-        context, named = trace.set_span_in_context(trips[0]), {**about, "requests": len(trips)}
+        context, named = trace.set_span_in_context(trips[0]), {**about, "requests": len(requests)}
         return self._tracer.start_span(name, context, attributes=named, links=links, start_time=since)
 
     @staticmethod

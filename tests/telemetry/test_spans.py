@@ -134,6 +134,7 @@ def test_a_checkpoint_is_linked_to_those_of_its_requests_that_are_traced(recorde
     contexts = [trip.span.get_span_context() for trip in trips if trip]
     assert [link.context for link in span.links] == contexts
     assert span.parent == contexts[0]
+    assert dict(span.attributes or {}) == {"group": "group", "requests": 4}
     assert span.start_time is not None
     assert span.end_time is not None
     assert span.end_time - span.start_time >= 0.5e9
