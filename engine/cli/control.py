@@ -427,7 +427,9 @@ def _experiment_status(registry: Registry, key: Key) -> dict[str, Any]:
     assert state is not None
 
     def is_ready(name: str) -> bool:
-        said = view.state((str(experiment.resource_type), name), now)
+        # A model that was just unloaded may say that it is ready for a moment yet.
+        key = (str(experiment.resource_type), name)
+        said = view.state(key, now) if key in view.resources else None
         return said is not None and said.state == "ready"
 
     return {
