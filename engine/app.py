@@ -351,7 +351,7 @@ class Process:
             catalogue,
             desk if traced is None else TracedDesk(desk, traced),
             self._request_ids,
-            runtime=supervisor.runtime if supervisor is not None else lambda _: None,
+            runtime=supervisor.models.runtime if supervisor is not None else lambda _: None,
             refusal=lambda: self._refusal,
             way=Ways(catalogue.experiment, catalogue.usable, random.random).of,
             copy=desk.copy,

@@ -235,7 +235,7 @@ class Watch:
             return  # some of it may be half of what it is to be
         try:
             if supervisor is not None:
-                supervisor.trust(map(app.folder_of, change.loaded))
+                supervisor.models.trust(map(app.folder_of, change.loaded))
             await self._take_up(change, registry)
         except InvalidResources as error:
             # Others have loaded something that stands against it; the next edit is looked at again.

@@ -26,9 +26,8 @@ if TYPE_CHECKING:
 class Asking:
     """Makes what explainers of this process ask.
 
-    desk         the process's own, when it has a gateway; otherwise one is started when it is first needed
-    runtime_of   the runtime of a model that this process has
-    is_loaded    whether there is a pipeline of that name
+    desk        the process's own, when it has a gateway; otherwise one is started when it is first needed
+    is_loaded   whether there is a pipeline of that name
     """
 
     def __init__(
@@ -38,18 +37,20 @@ class Asking:
         topology: Topology,
         instance: str,
         desk: ReplyDesk | None,
-        runtime_of: Callable[[str], Runtime | None],
         is_loaded: Callable[[str], bool],
     ) -> None:
         self._settings, self._topics, self._topology, self._instance = settings, topics, topology, instance
         self._desk, self._own_desk = desk, False
-        self._runtime_of, self._is_loaded = runtime_of, is_loaded
+        self._is_loaded = is_loaded
         self._starting = asyncio.Lock()
 
-    async def of(self, explainer: Explainer) -> Explained:
-        """What this explainer asks. Raises BrokerUnavailable when a desk is needed and cannot be started."""
+    async def of(self, explainer: Explainer, runtime_of: Callable[[str], Runtime | None]) -> Explained:
+        """What this explainer asks. Raises BrokerUnavailable when a desk is needed and cannot be started.
+
+        runtime_of   the runtime of a model that this process has
+        """
         if explainer.model_ref:
-            return Asked(explainer.model_ref, self._runtime_of)
+            return Asked(explainer.model_ref, runtime_of)
         async with self._starting:
             if self._desk is None:
                 desk = ReplyDesk(self._settings, self._topics, self._topology, self._instance)

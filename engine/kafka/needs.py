@@ -28,6 +28,11 @@ def own(topics: Topics, resource: Resource) -> list[str]:
     return [topics.of(owner, resource.name, side) for owner in kinds for side in Side]
 
 
+def calls(topics: Topics, models: Iterable[Model]) -> dict[str, tuple[Owner, str]]:
+    """The topics that models are called on, each with the owner and the name that it has."""
+    return {topics.of(owner, each.name, Side.INPUTS): (owner, each.name) for each in models for owner in owners(each)}
+
+
 def needed(topics: Topics, resource: Resource) -> list[str]:
     """The topics that a resource works with: its own, and those of what it reads and writes."""
     if not isinstance(resource, Pipeline):

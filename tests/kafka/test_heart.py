@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from registries import folders, model, registry
 
 from engine.kafka import heart
 from engine.kafka.heart import BURY_SECONDS, Heart, Vigil
 from engine.kafka.view import GATEWAY, HEARTBEAT_SECONDS, READY, WORKER, Instance, State
-
-# As in tests/conftest.py: modules beside this file have to be put in reach.
-sys.path.insert(0, str(Path(__file__).parent))
-
-from registries import folders, model, registry
 
 if TYPE_CHECKING:
     from collections.abc import Callable

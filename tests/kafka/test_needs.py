@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from engine.kafka import needs
 from engine.kafka.cleaning import to_clean
-from engine.protocol.record import Topics
-from engine.resources import Resource, TopicOptions, documents, parse
+from engine.protocol.record import Owner, Topics
+from engine.resources import Model, Resource, TopicOptions, documents, parse
 
 TOPICS = Topics("s", "n")
 
@@ -39,6 +39,15 @@ def test_a_resource_has_two_topics_an_explainer_four_and_an_experiment_none() ->
 def test_a_pipeline_needs_those_of_its_steps_and_of_what_feeds_it() -> None:
     assert set(needs.needed(TOPICS, PIPELINE)) == both("pipeline.p") | both("model.m")
     assert set(needs.needed(TOPICS, FED)) == both("pipeline.fed") | both("model.k") | {"s.n.pipeline.p.outputs"}
+
+
+def test_a_model_is_called_on_one_topic_and_an_explainer_on_two() -> None:
+    models = [each for each in (MODEL, EXPLAINER) if isinstance(each, Model)]
+    assert needs.calls(TOPICS, models) == {
+        "s.n.model.m.inputs": (Owner.MODEL, "m"),
+        "s.n.model.e.inputs": (Owner.MODEL, "e"),
+        "s.n.explainer.e.inputs": (Owner.EXPLAINER, "e"),
+    }
 
 
 def test_only_a_pipeline_that_joins_has_a_changelog() -> None:

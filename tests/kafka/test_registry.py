@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from aiokafka.errors import GroupCoordinatorNotAvailableError
+from registries import folders, model, names, registry
 
 from engine.errors import BrokerUnavailable, UnknownResource
 from engine.kafka.loading import Fence
 from engine.kafka.view import View
 from engine.protocol.record import Topics
 from engine.settings import AT_LEAST_ONCE, Settings
-
-# As in tests/conftest.py: modules beside this file have to be put in reach.
-sys.path.insert(0, str(Path(__file__).parent))
-
-from registries import folders, model, names, registry
 
 if TYPE_CHECKING:
     from engine.kafka.registry import Registry

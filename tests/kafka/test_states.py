@@ -1,10 +1,18 @@
 from __future__ import annotations
 
-from engine.kafka import states
-from engine.kafka.view import CREATING, FAILED, READY, WORKER, Instance, Loaded, State, View
-from engine.resources import Explainer, Pipeline, documents, parse
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
-HEAD = "apiVersion: mlops.seldon.io/v1alpha1\nmetadata: {name: NAME}\n"
+import pytest
+from registries import loaded
+
+from engine.kafka import states
+from engine.kafka.view import CREATING, FAILED, READY, WORKER, Instance, State, View
+from engine.resources import Explainer, Pipeline
+
+if TYPE_CHECKING:
+    from engine.kafka.view import Loaded
+
 NOW = 100.0
 
 
@@ -12,24 +20,64 @@ def view(*models: str, pipeline: tuple[str, str] | None = None) -> View:
     """With models that are loaded, and a pipeline `p` of which a living instance says this."""
     found = View(instances={"i": Instance("i", NOW, (WORKER,), 0)})
     for name in models:
-        _put(found, "model", name, "kind: Model\nspec: {storageUri: python:a:b}\n")
+        found.resources["model", name] = loaded("Model", name, "{storageUri: 'python:a:b'}")
     if pipeline is not None:
-        _put(found, "pipeline", "p", "kind: Pipeline\nspec: {steps: [{name: m}]}\n")
-        found.states["pipeline", "p"] = {"i": State(("pipeline", "p"), "i", 1, *pipeline, NOW)}
+        found.resources["pipeline", "p"] = loaded("Pipeline", "p", "{steps: [{name: m}]}")
+        found.states["pipeline", "p"] = {"i": State(("pipeline", "p"), "i", 1, *pipeline, NOW, None, 1)}
     return found
 
 
-def _put(into: View, kind: str, name: str, rest: str) -> None:
-    resource, _ = parse(documents(HEAD.replace("NAME", name) + rest, "r.yaml")[0][0])
-    assert resource is not None
-    into.resources[kind, name] = Loaded((kind, name), resource, 1, "")  # type: ignore[arg-type]
+MODEL = loaded("Model", "m", "{storageUri: 'python:a:b'}", version=2)
+EXPLAINER = loaded("Model", "e", "{explainer: {type: kernel_shap, modelRef: m}}")
+
+
+def test_a_model_is_ready_when_it_says_so_and_its_topics_are_there() -> None:
+    assert states.of_model("", ready=True) == (READY, "loaded")
+    assert states.of_model("", ready=False) == (FAILED, "the model does not answer that it is ready")
+    assert states.of_model("a topic is gone", ready=True) == (FAILED, "a topic is gone")
+    assert states.of_model("a topic is gone", ready=False) == (FAILED, "a topic is gone")
+
+
+def test_a_model_is_news_until_it_is_told_to_be_ready_as_it_stands() -> None:
+    said = State(MODEL.key, "i", 1, READY, "loaded", NOW, None, MODEL.offset)
+    assert states.is_news(MODEL, None)
+    assert states.is_news(MODEL, replace(said, state=FAILED))
+    assert states.is_news(MODEL, replace(said, offset=1))
+    assert not states.is_news(MODEL, said)
+
+
+@pytest.mark.parametrize("order", [(MODEL, EXPLAINER), (EXPLAINER, MODEL)])
+def test_models_are_as_they_are_seen_but_for_explainers(order: tuple[Loaded, ...]) -> None:
+    seen = {"m": (FAILED, "broken"), "e": (READY, "loaded")}
+    found = states.of_models([(each, seen[each.key[1]]) for each in order], view("m"), NOW)
+    told = {each.key[1]: state for each, state in zip(order, found, strict=True)}
+    assert told == {"m": (FAILED, "broken"), "e": (FAILED, 'what it explains, model "m": broken')}
+
+
+def test_an_explainer_is_as_ready_as_a_model_that_has_become_one_too() -> None:
+    explained = loaded("Model", "m", "{explainer: {type: kernel_shap, pipelineRef: p}}", version=3)
+    seen = [(explained, (READY, "loaded")), (EXPLAINER, (READY, "loaded"))]
+    [(_, reason), told] = states.of_models(seen, view("m"), NOW)
+    assert told == (FAILED, f'what it explains, model "m": {reason}')
+
+
+def test_an_explainer_that_fails_itself_is_told_with_its_own_reason() -> None:
+    seen = [(MODEL, (FAILED, "broken")), (EXPLAINER, (FAILED, "no background"))]
+    assert states.of_models(seen, view("m"), NOW) == [(FAILED, "broken"), (FAILED, "no background")]
+
+
+def test_a_worker_answers_when_it_has_its_part_and_has_not_fallen_over() -> None:
+    assert states.of_worker("", crashed=False, assigned=True) is None
+    assert states.of_worker("", crashed=False, assigned=False) == (CREATING, "joining its consumer group")
+    assert states.of_worker("newer", crashed=False, assigned=False) == (FAILED, "newer")
+    crashed = states.of_worker("newer", crashed=True, assigned=True)
+    assert crashed == (FAILED, "its consumer has fallen over and is being replaced")
 
 
 def of_pipeline(models: dict[str, states.Told], found: View) -> states.Told:
-    text = HEAD.replace("NAME", "p") + "kind: Pipeline\nspec: {steps: [{name: m}]}\n"
-    resource, _ = parse(documents(text, "r.yaml")[0][0])
-    assert isinstance(resource, Pipeline)
-    return states.of_pipeline(resource, models, found)
+    pipeline = loaded("Pipeline", "p", "{steps: [{name: m}]}").resource
+    assert isinstance(pipeline, Pipeline)
+    return states.of_pipeline(pipeline, models, found)
 
 
 def test_a_pipeline_is_as_ready_as_its_models() -> None:

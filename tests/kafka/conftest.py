@@ -1,0 +1,8 @@
+"""Modules beside this file have to be put in reach, as in tests/conftest.py."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
