@@ -7,6 +7,7 @@ EngineError
 │   ├── BrokerReplaced   another cluster answers at the address now: topics, groups and resources are gone
 │   ├── TopicRefused     the broker does not make or delete a topic as it was asked to
 │   └── UnequalPartitions  a topic has another number of partitions than its namespace
+├── NothingLoaded        nothing was ever loaded in a namespace
 ├── NewerFormat          a newer release wrote state of a pipeline in a way that is not known here
 ├── RuntimeUnavailable   a model cannot be loaded: missing artefact, missing extra, server that refuses
 └── RequestError         one request that cannot be answered
@@ -60,6 +61,10 @@ class TopicRefused(BrokerUnavailable):
 
 class UnequalPartitions(BrokerUnavailable):
     """A topic has another number of partitions than its namespace: requests would not find their partners."""
+
+
+class NothingLoaded(EngineError):
+    """Nothing was ever loaded in a namespace, which may be misspelt; the message says where something is."""
 
 
 class NewerFormat(EngineError):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from engine.cli import options, printing, waiting
-from engine.errors import EngineError, InvalidResources, UnknownResource
+from engine.errors import EngineError, InvalidResources, NothingLoaded, UnknownResource
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -122,18 +122,23 @@ def status(file_path: str | None, timeout_secs: float, form: str | None, *, wait
     """  # noqa: D301  click's own mark for a paragraph that is not to be wrapped
     keys = None if file_path is None else list(_read(file_path, None).folders)
 
-    async def read(registry: Registry) -> str:
-        wanted, until = sorted(registry.view.resources) if keys is None else keys, time.monotonic() + timeout_secs
-        statuses = [
-            await _status_of(registry, key, STATES[key[0]]["ready"] if wait else "", until - time.monotonic())
-            for key in wanted
-        ]
-        if keys is not None and form is None:
-            return "\n".join(printing.document(each, printing.JSON) for each in statuses)
-        found = [{"kind": key[0], **_row(registry, key)} for key in wanted]
-        return printing.rows(found, _COLUMNS[""], form or printing.TABLE)
+    shown: list[dict[str, Any]] = []
 
-    click.echo(_with_registry(options.settings(flags, default_broker=True), read))
+    async def read(registry: Registry) -> list[dict[str, Any]]:
+        wanted, until = sorted(registry.view.resources) if keys is None else keys, time.monotonic() + timeout_secs
+        for key in wanted:
+            left = until - time.monotonic()
+            shown.append(await _status_of(registry, key, STATES[key[0]]["ready"] if wait else "", left))
+        return [{"kind": key[0], **_row(registry, key)} for key in wanted]
+
+    if keys is None:
+        click.echo(printing.rows(_listed(flags, read), _COLUMNS[""], form or printing.TABLE))
+        return
+    found = _with_registry(options.settings(flags, default_broker=True), read, create=wait)
+    if form is not None:
+        click.echo(printing.rows(found, _COLUMNS[""], form))
+        return
+    click.echo("\n".join(printing.document(each, printing.JSON) for each in shown))
 
 
 def _with_example(text: str, example: str) -> str:
@@ -190,10 +195,19 @@ def _listing(kind: str) -> click.Command:
         async def read(registry: Registry) -> list[dict[str, Any]]:
             return [_row(registry, key) for key in sorted(registry.view.resources) if key[0] == kind]
 
-        found = _with_registry(options.settings(flags, default_broker=True), read)
-        click.echo(printing.rows(found, _COLUMNS[kind], form))
+        click.echo(printing.rows(_listed(flags, read), _COLUMNS[kind], form))
 
     return command
+
+
+def _listed(flags: dict[str, Any], read: Callable[[Registry], Awaitable[list[dict[str, Any]]]]) -> list[dict[str, Any]]:
+    """What is found in a namespace: nothing, with a word of it, where nothing was ever loaded."""
+    try:
+        found: list[dict[str, Any]] = _with_registry(options.settings(flags, default_broker=True), read)
+    except NothingLoaded as nothing:
+        click.echo(str(nothing), err=True)
+        return []
+    return found
 
 
 def _status(kind: str) -> click.Command:
@@ -279,7 +293,7 @@ def _load(path: str, flags: dict[str, Any], kind: str | None) -> None:
         if wait:
             await waiting.loaded(registry, list(named.folders), seconds)
 
-    _with_registry(options.settings(flags, default_broker=True), write)
+    _with_registry(options.settings(flags, default_broker=True), write, create=True)
 
 
 def _unload(keys: list[Key], flags: dict[str, Any]) -> None:
@@ -328,7 +342,8 @@ def _print_status(settings: Settings, key: Key, wait: str, seconds: float, form:
             return printing.rows(found, _COLUMNS[key[0]], form)
         return printing.document(status, form)
 
-    click.echo(_with_registry(settings, read))
+    # What is waited for may be the first that is loaded.
+    click.echo(_with_registry(settings, read, create=bool(wait)))
 
 
 async def _status_of(registry: Registry, key: Key, wait: str, seconds: float) -> dict[str, Any]:
@@ -449,8 +464,8 @@ def _timestamp(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
 
 
-def _with_registry(settings: Settings, use: Callable[[Registry], Awaitable[Any]]) -> Any:
-    """Connect, read the registry, use it, close."""
+def _with_registry(settings: Settings, use: Callable[[Registry], Awaitable[Any]], *, create: bool = False) -> Any:
+    """Connect, read the registry, use it, close. NothingLoaded where there is none, unless it is to be made."""
     from engine.kafka.client import Topology
     from engine.kafka.registry import Registry
     from engine.protocol.record import Topics
@@ -460,7 +475,7 @@ def _with_registry(settings: Settings, use: Callable[[Registry], Awaitable[Any]]
         await topology.start()
         registry = Registry(settings, Topics(settings.topic_prefix, settings.namespace))
         try:
-            await registry.start(topology)
+            await registry.start(topology, create=create)
             return await use(registry)
         finally:
             await registry.stop()

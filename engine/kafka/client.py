@@ -384,6 +384,13 @@ class Topology:
         """Create the topic of answers to waiting callers, kept for minutes."""
         await self._create({name: {"retention.ms": str(REPLIES_RETENTION_MS)}}, self._settings.partitions)
 
+    async def names(self) -> set[str]:
+        """The topics that exist. Raises BrokerUnavailable."""
+        try:
+            return set(await self._admin.list_topics())
+        except KafkaError as error:
+            raise unavailable(self._settings, error) from error
+
     async def partitions(self, names: Iterable[str]) -> dict[str, int]:
         """The number of partitions of those topics that exist.
 

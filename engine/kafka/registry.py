@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 import aiokafka
 from aiokafka.errors import KafkaError
 
-from engine.errors import BrokerUnavailable
+from engine.errors import BrokerUnavailable, NothingLoaded
 from engine.kafka import client
 from engine.kafka.loading import Fence
 from engine.kafka.view import Loaded, View, key_of
+from engine.resources import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -59,8 +60,13 @@ class Registry:
         self._news = asyncio.Condition()
         self._waiting = 0
 
-    async def start(self, topology: client.Topology, *, follow: bool = True) -> None:
-        """Create the topics, read them to their ends and, with `follow`, go on reading."""
+    async def start(self, topology: client.Topology, *, follow: bool = True, create: bool = True) -> None:
+        """Create the topics, read them to their ends and, with `follow`, go on reading.
+
+        Raises NothingLoaded where there are none and `create` is not asked for: who only reads leaves nothing behind.
+        """
+        if not create:
+            await self._check_there(topology)
         self._fetch_wait = client.FetchWait(asyncio.get_running_loop().time(), holds_fetches=topology.holds_fetches)
         if topology.has_transactions:
             self._fence = Fence(self._settings, self._topics, self.view, self.caught_up)
@@ -81,6 +87,19 @@ class Registry:
             ) from None
         if follow:
             self._following = asyncio.create_task(self._follow())
+
+    async def _check_there(self, topology: client.Topology) -> None:
+        begin, end = f"{self._topics.prefix}.", ".resources"
+        listed = await topology.names()
+        if self._topics.resources in listed:
+            return
+        found = sorted(name[len(begin) : -len(end)] for name in listed if name.startswith(begin) and name.endswith(end))
+        others = (
+            "there are resources in " + ", ".join(map(quoted, found)) if found else "no other namespace has anything"
+        )
+        raise NothingLoaded(
+            f"nothing has been loaded in namespace {quoted(self._topics.namespace)}; {others}; choose by --namespace"
+        )
 
     async def stop(self) -> None:
         """Close the connections."""

@@ -256,5 +256,32 @@ def test_the_states_of_what_a_file_holds_are_a_line_of_json_each(seldon: Seldon,
 
 
 def test_the_state_of_what_is_not_loaded_is_a_failure(seldon: Seldon, fed: Fed) -> None:
+    assert seldon("load", "-f", fed("other")).exit_code == 0
     refused = seldon("status", "-f", fed("first"))
     assert (refused.exit_code, refused.output) == (1, 'Error: no pipeline "first" is loaded\n')
+
+
+def test_reading_in_a_namespace_where_nothing_was_loaded_says_so_and_leaves_nothing_behind(
+    seldon: Seldon, fed: Fed, namespace: str
+) -> None:
+    remark = f'nothing has been loaded in namespace "{namespace}"'
+    for verb in (["pipeline", "list"], ["model", "list", "-o", "json"], ["status"]):
+        listed = seldon(*verb)
+        assert listed.exit_code == 0, listed.output
+        assert remark in listed.stderr
+    assert json.loads(seldon("model", "list", "-o", "json").stdout) == []
+    for verb in (["pipeline", "status", "first"], ["pipeline", "unload", "first"], ["status", "-f", fed("first")]):
+        refused = seldon(*verb)
+        assert refused.exit_code == 1, refused.output
+        assert refused.stderr.startswith(f"Error: {remark}"), refused.stderr
+    assert seldon("topics", "list", "-o", "json").stdout == "[]\n"
+
+
+def test_reading_in_a_misspelt_namespace_names_the_others(
+    seldon: Seldon, fed: Fed, embedded_broker: str, namespace: str
+) -> None:
+    assert seldon("load", "-f", fed("first")).exit_code == 0
+    asked = ["pipeline", "status", "first", "--kafka-broker", embedded_broker, "--namespace", f"{namespace}x"]
+    refused = CliRunner().invoke(main, asked)
+    assert refused.exit_code == 1
+    assert f'"{namespace}"' in refused.stderr, refused.stderr
