@@ -38,6 +38,9 @@ READ_SECONDS = 30.0
 # What a loader has written is looked for so often: behind it stands a transaction's marker, of which nobody is told.
 LOOK_SECONDS = 0.02
 
+# How many namespaces an error names.
+MOST_NAMED = 5
+
 
 def _nothing(view: View) -> None:
     """There is nothing to check."""
@@ -94,11 +97,11 @@ class Registry:
         if self._topics.resources in listed:
             return
         found = sorted(name[len(begin) : -len(end)] for name in listed if name.startswith(begin) and name.endswith(end))
-        others = (
-            "there are resources in " + ", ".join(map(quoted, found)) if found else "no other namespace has anything"
-        )
+        more = f" and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
+        shown = ", ".join(map(quoted, found[:MOST_NAMED])) + more
+        others = f"; there are resources in {shown}" if found else ", nor in any other"
         raise NothingLoaded(
-            f"nothing has been loaded in namespace {quoted(self._topics.namespace)}; {others}; choose by --namespace"
+            f"nothing has been loaded in namespace {quoted(self._topics.namespace)}{others}; choose by --namespace"
         )
 
     async def stop(self) -> None:

@@ -42,6 +42,8 @@ MASKS = (
     (re.compile(r"(?<=Date:\[)[^]]*"), "TIME"),
     (re.compile(r"(?<=Server:\[)[^]]*"), "SERVER"),
     (re.compile(r"(?<=127\.0\.0\.1:)[0-9]{2,5}\b"), "PORT"),
+    # Those of other tests, if any.
+    (re.compile(r'(; there are resources in "[^;]*|, nor in any other);'), "; OTHERS;"),
 )
 
 # Those that run until they are stopped, with tests of their own, and the one whose print-out is click's.
