@@ -35,6 +35,7 @@ def test_a_minute_of_ten_times_the_capacity_costs_refusals_and_lag_and_nothing_e
         scene.figures.update({f"{door}_{name}": value for name, value in calls.figures.items()})
     for calls in ends.values():
         load.check(calls)
+        load.check_times(calls)
     assert 0 < answered < len(flood.sent) / 2, "the records should have waited"
     assert grown < GROWN_BYTES
 
