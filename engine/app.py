@@ -39,7 +39,7 @@ from engine.settings import host_and_port
 from engine.telemetry.figures import Figures
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 
     from engine.gateway.inference import Inference, Target
     from engine.kafka.view import Key
@@ -154,6 +154,18 @@ class Parts:
     gateway: bool = False
 
 
+async def first_end(*ends: Coroutine[Any, Any, None]) -> None:
+    """Return or raise as the first of these does; the others are cancelled."""
+    tasks = [asyncio.create_task(end) for end in ends]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            await task
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
 class Process:
     """One process of the product.
 
@@ -210,16 +222,10 @@ class Process:
 
         Its embedded broker has died, another cluster answers in the broker's place, or the supervisor has failed.
         """
-        ends = [asyncio.create_task(self._broker_ended()), asyncio.create_task(self._broker_replaced())]
+        ends = [self._broker_ended(), self._broker_replaced()]
         if self.supervisor is not None:
-            ends.append(asyncio.create_task(self.supervisor.ended()))
-        try:
-            done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                await task
-        finally:
-            for task in ends:
-                task.cancel()
+            ends.append(self.supervisor.ended())
+        await first_end(*ends)
 
     async def _broker_ended(self) -> None:
         if self.broker is None:

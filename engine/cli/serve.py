@@ -195,6 +195,8 @@ async def _run_through(
 async def _run_until(
     stop: asyncio.Event, process: Process, watch: Watch, since: float, quiet: Callable[[], None]
 ) -> None:
+    from engine import app
+
     starting = asyncio.create_task(_start(process, watch, since, quiet))
     stopping = asyncio.create_task(stop.wait())
     ended = None
@@ -202,7 +204,7 @@ async def _run_until(
         await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
             await starting
-            ended = asyncio.create_task(_ended(process, watch))
+            ended = asyncio.create_task(app.first_end(process.ended(), watch.ended()))
             await asyncio.wait((ended, stopping), return_when=asyncio.FIRST_COMPLETED)
     finally:
         quiet()
@@ -215,17 +217,6 @@ async def _run_until(
         await process.stop()
     if ended is not None and ended.done() and not ended.cancelled():
         await ended
-
-
-async def _ended(process: Process, watch: Watch) -> None:
-    ends = {asyncio.create_task(process.ended()), asyncio.create_task(watch.ended())}
-    try:
-        done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            await task
-    finally:
-        for task in ends:
-            task.cancel()
 
 
 def _stop(stop: asyncio.Event) -> None:
