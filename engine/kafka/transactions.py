@@ -12,11 +12,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import logging
+import time
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from aiokafka.client import CoordinationType
-from aiokafka.errors import KafkaError, for_code
+from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError, for_code
 from aiokafka.protocol.commit import OffsetCommitRequest, OffsetFetchRequest
 from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.protocol.transaction import (
@@ -29,7 +31,7 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from engine.kafka import client
 from engine.kafka.leases import TopicPartition
-from engine.kafka.wire import REQUEST_SECONDS, Connection, OffsetFetch, TxnOffsetCommit
+from engine.kafka.wire import REQUEST_SECONDS, Connection, OffsetFetch, Place, TxnOffsetCommit
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
@@ -37,9 +39,10 @@ if TYPE_CHECKING:
     from engine.kafka.leases import Membership
     from engine.settings import Settings
 
+log = logging.getLogger(__name__)
+
 # A record of a transaction: key, value, headers. A batch too large for its topic is told by the place of its records.
 Record: TypeAlias = "tuple[bytes | None, bytes | None, list[tuple[str, bytes | None]]]"
-Place: TypeAlias = "tuple[str, int]"
 
 # A whole transaction; what is over it is ended and tried again.
 TRANSACTION_SECONDS = 20.0
@@ -51,8 +54,19 @@ CONCURRENT_BACKOFF = 0.002
 # slow loses nothing by being fenced: it begins anew.
 UNSTABLE_SECONDS = 0.5
 
-# Producers of a process: transactions of several groups run side by side.
-POOL = 3
+# A transaction that was committed is at its end everywhere within some ms. Where it is not seen to be in this time, it
+# is ended once more, which is never wrong.
+SETTLE_SECONDS = 2.0
+LONGEST_SETTLE_PAUSE = 0.05
+
+# Partitions that nobody has known for so long are deleted; a broker that comes back knows them after a second or two.
+GONE_SECONDS = 30.0
+
+# Producers of a process: transactions of several groups run side by side, and one that has committed rests a few ms.
+POOL = 4
+
+# What a broker that is away kept from its end is tried again after this long.
+_RETRY_SECONDS = 0.5
 
 # Partitions' batches go out in requests of at most so much, unless one batch is larger.
 _REQUEST_BYTES = 16 * 1024 * 1024
@@ -66,6 +80,8 @@ _STALE = {22, 25, 27, 82}
 _INVALID_TIMEOUT = 50
 _CONCURRENT = 51
 _UNSTABLE = 88
+_UNKNOWN_PARTITION = 3
+_NOT_ATTEMPTED = 55
 
 _ALL_REPLICAS = -1
 _LARGEST_SEQUENCE = 2**31
@@ -173,12 +189,13 @@ class Producer:
         self._sequences: dict[Place, int] = {}
         # What the running transaction touched, while it is not known how it ends.
         self._touched: tuple[str, set[Place]] | None = None
-        # What the last one touched that was committed, while its markers may still be on their way, and the connection
-        # over which that was said: the next transaction begins when they have arrived, unless the broker has restarted.
-        self._committed: tuple[str, set[Place]] | None = None
-        self._committed_over: object = None
-        # What is about to be touched by a transaction that the broker does not know of yet.
-        self._beginning: tuple[str, set[Place]] | None = None
+        # Where its records end, as far as they were taken.
+        self._written: dict[Place, int] = {}
+        # What was committed last, until it is seen to have ended everywhere: its group, and where its records end.
+        self._committed: tuple[str, dict[Place, int]] | None = None
+        # Partitions that the broker does not know, and since when.
+        self._unknown: set[Place] = set()
+        self._unknown_since: float | None = None
 
     @property
     def usable(self) -> bool:
@@ -194,7 +211,7 @@ class Producer:
 
         When it returns, an earlier transaction is committed for good or gone for good.
         """
-        self._id, self._beginning = -1, None
+        self._id = -1
         request = InitProducerIdRequest(self.transactional_id, int(self._settings.transaction_timeout * 1000))
         deadline = asyncio.get_running_loop().time() + TRANSACTION_SECONDS
         while True:
@@ -220,25 +237,84 @@ class Producer:
         are then unstable for ever, and the next commit of the same producer would make visible what was to be aborted.
         An empty transaction over the same partitions ends what hangs there, and where nothing hangs it does nothing.
         """
-        touched = self._touched
         if self._committed is not None:
-            # The one after it had not begun when it failed, so whatever hangs is of what was committed.
-            touched, commit = self._committed, True
-        if touched is None:
+            group, places, commit = self._committed[0], set(self._committed[1]), True
+        elif self._touched is not None:
+            group, places = self._touched
+        else:
             return
-        group, places = touched
         try:
-            async with asyncio.timeout(TRANSACTION_SECONDS):
-                if group:
-                    await self._add_offsets(group)
-                if places:
-                    await self._add_partitions(places)
-                if group or places:
-                    await self.end(commit=commit)
+            await self._end_again(group, places - self._gone(), commit=commit)
         except BaseException:
             self._id = -1
             raise
-        self._touched = self._committed = None
+        self._touched = self._committed = self._unknown_since = None
+
+    async def _end_again(self, group: str, places: set[Place], *, commit: bool) -> None:
+        ends: dict[Place, int] = {}
+        async with asyncio.timeout(TRANSACTION_SECONDS):
+            if group:
+                await self._add_offsets(group)
+            if places:
+                await self._add_partitions(places)
+                ends = await self._connection.ends(places, stable=False)
+            if group or places:
+                await self.end(commit=commit)
+        # What others have open there may hold it back: that is no reason to do it again.
+        await self._has_ended(ends)
+
+    def _gone(self) -> set[Place]:
+        """Partitions that are deleted: nothing hangs there, and nothing that has them can be ended."""
+        if self._unknown_since is None or time.monotonic() - self._unknown_since < GONE_SECONDS:
+            return set()
+        return self._unknown
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether something of it may be open, or hang."""
+        return self._epoch >= 0 and not (self.usable and self.settled)
+
+    @property
+    def settled(self) -> bool:
+        """Whether what was committed last has ended everywhere, as far as is known."""
+        return self._committed is None
+
+    async def settle(self) -> None:
+        """Have what was committed last at its end in every partition. Raises as `reset`; call it again then.
+
+        The broker says that a transaction is committed before its partitions know it. When it is about to stop it skips
+        those that have no leader any more and calls the transaction ended (Apache Kafka 4.3.1): whatever aborts the
+        next one of this producer then takes away what was committed. So nothing new is begun before every partition is
+        seen to be past it, and where that is not seen it is ended once more.
+        """
+        if self._committed is None:
+            return
+        if self.usable:
+            try:
+                ended = await self._has_ended(self._committed[1])
+            except BaseException:
+                self._id = -1
+                raise
+            if ended:
+                self._committed = None
+                return
+        await self.reset()
+        await self.sweep(commit=True)
+
+    async def _has_ended(self, ends: Mapping[Place, int]) -> bool:
+        """Whether readers of what is committed get past these offsets, after a moment if need be."""
+        loop = asyncio.get_running_loop()
+        deadline, pause = loop.time() + SETTLE_SECONDS, CONCURRENT_BACKOFF
+        waiting = dict(ends)
+        while waiting:
+            if loop.time() > deadline:
+                return False
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_SETTLE_PAUSE)
+            async with asyncio.timeout(TRANSACTION_SECONDS):
+                stable = await self._connection.ends(waiting, stable=True)
+            waiting = {place: end for place, end in waiting.items() if stable[place] < end}
+        return True
 
     async def transact(
         self,
@@ -252,10 +328,8 @@ class Producer:
         Raises Stale, BatchTooLarge, KafkaError, TimeoutError or OSError when nothing was written, and Unclear. After
         any of them `reset` it, and `sweep`.
         """
-        link = self._link()
-        if self._committed is not None and (link is None or self._committed_over is not link):
-            await self.sweep(commit=True)
-        touched = self._beginning = group, set(records)
+        await self.settle()
+        self._touched, self._written = (group, set(records)), {}
         try:
             async with asyncio.timeout(TRANSACTION_SECONDS):
                 # Offsets first: who dies after this leaves them unstable, so that a successor knows to fence it.
@@ -271,8 +345,7 @@ class Producer:
         try:
             async with asyncio.timeout(TRANSACTION_SECONDS):
                 await self.end()
-            known, self._touched, self._committed = True, None, touched
-            self._committed_over = self._link()
+            known, self._touched, self._committed = True, None, (group, self._written)
         except (KafkaError, TimeoutError, OSError) as error:
             raise Unclear(f"{type(error).__name__}: {error}") from error
         finally:
@@ -324,25 +397,30 @@ class Producer:
 
     async def _add_partitions(self, places: Iterable[Place]) -> None:
         added = _by_topic(places)
-        await self._add(
-            lambda: AddPartitionsToTxnRequest(self.transactional_id, self._id, self._epoch, added), _worst_code
-        )
+        try:
+            await self._add(
+                lambda: AddPartitionsToTxnRequest(self.transactional_id, self._id, self._epoch, added), self._worst_code
+            )
+        except UnknownTopicOrPartitionError:
+            self._unknown_since = self._unknown_since or time.monotonic()
+            raise
+
+    def _worst_code(self, answer: Any) -> int:
+        """The one that tells most; "not attempted" only says that another partition had a fault."""
+        codes = {(topic, number): code for topic, partitions in answer.errors for number, code in partitions if code}
+        self._unknown = {place for place, code in codes.items() if code == _UNKNOWN_PARTITION}
+        told = set(codes.values())
+        return max(told - {_NOT_ATTEMPTED} or told, default=_OK)
 
     async def _add(self, request: Any, code_of: Any) -> None:
         """Have something taken into the transaction; while the one before is being ended it is asked again."""
         while True:
             code = code_of(await self._coordinator(request()))
             if code == _OK:
-                if self._beginning is not None:
-                    # The broker begins nothing new before the last transaction has ended everywhere.
-                    self._touched, self._committed, self._beginning = self._beginning, None, None
                 return
             if code != _CONCURRENT:
                 raise for_code(code)
             await asyncio.sleep(CONCURRENT_BACKOFF)
-
-    def _link(self) -> object | None:
-        return self._connection.link(CoordinationType.TRANSACTION, self.transactional_id)
 
     async def _coordinator(self, request: Any) -> Any:
         """The transaction coordinator's answer."""
@@ -385,19 +463,20 @@ class Producer:
         topics = _by_topic((batch.place[0], (batch.place[1], batch.data)) for batch in batches)
         request = ProduceRequest(self.transactional_id, _ALL_REPLICAS, int(REQUEST_SECONDS * 1000), topics)
         try:
-            answer = await self._connection.produce(leader, request)
+            answer = await self._connection.send(leader, request)
         except BaseException:
             self._connection.moved()
             raise
         sent = {batch.place: batch for batch in batches}
         for topic, partitions in answer.topics:
-            for number, code, *_ in partitions:
+            for number, code, offset, *_ in partitions:
                 if code in _MESSAGE_TOO_LARGE:
                     batch = sent[topic, number]
                     raise BatchTooLarge(batch.place, batch.first, batch.records, len(batch.data))
                 if code != _OK:
                     self._connection.moved()
                     raise for_code(code)(f"{topic} [{number}]")
+                self._written[topic, number] = offset + sent[topic, number].records
 
 
 class _Batch(NamedTuple):
@@ -411,15 +490,11 @@ def _lone_code(answer: Any) -> int:
     return int(answer.error_code)
 
 
-def _worst_code(answer: Any) -> int:
-    """The one that tells most; "not attempted" only says that another partition had a fault."""
-    codes = {code for _, partitions in answer.errors for _, code in partitions} - {_OK}
-    not_attempted = 55
-    return max(codes - {not_attempted} or codes, default=_OK)
-
-
 async def _end(producer: Producer) -> None:
-    """End what it has open; nothing was committed."""
+    """End what it has open, for good: as committed what was committed, and nothing else."""
+    if not producer.settled:
+        await producer.settle()
+        return
     await producer.reset()
     await producer.sweep(commit=False)
 
@@ -437,6 +512,7 @@ class Transactions:
         self._producers = [Producer(settings, name, self._limits) for name in self._ids(instance)]
         # The last one given back is lent first: its connections are warm.
         self._free: asyncio.LifoQueue[Producer] = asyncio.LifoQueue()
+        self._settling: set[asyncio.Task[None]] = set()
         for producer in reversed(self._producers):
             self._free.put_nowait(producer)
 
@@ -450,11 +526,34 @@ class Transactions:
         try:
             yield producer
         finally:
+            task = asyncio.create_task(self._give_back(producer))
+            self._settling.add(task)
+            task.add_done_callback(self._settling.discard)
+
+    async def _give_back(self, producer: Producer) -> None:
+        """Lend it again when what it committed has ended; a broker that is away is waited for."""
+        told = False
+        try:
+            while not producer.settled:
+                try:
+                    await producer.settle()
+                except (KafkaError, TimeoutError, OSError) as error:
+                    if not told:
+                        log.warning(
+                            "what was committed last may not have ended everywhere, looking again: %s",
+                            error or type(error).__name__,
+                        )
+                    told = True
+                    await asyncio.sleep(_RETRY_SECONDS)
+        finally:
             self._free.put_nowait(producer)
 
     async def stop(self) -> None:
         """Close all; what a transaction left open would keep readers waiting is ended first, within a bound."""
-        used = [producer for producer in self._producers if producer._epoch >= 0 and not producer.usable]  # noqa: SLF001  this module's own
+        for task in self._settling:
+            task.cancel()
+        await asyncio.gather(*self._settling, return_exceptions=True)
+        used = [producer for producer in self._producers if producer.unfinished]
         resets = [asyncio.create_task(_end(producer)) for producer in used]
         if resets:
             _, late = await asyncio.wait(resets, timeout=client.STOP_TIMEOUT)

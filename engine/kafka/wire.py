@@ -6,18 +6,24 @@ This module is all that extends aiokafka's protocol; it is pinned to aiokafka 0.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from aiokafka import TopicPartition as ClientPartition
 from aiokafka.client import AIOKafkaClient, ConnectionGroup
-from aiokafka.errors import GroupCoordinatorNotAvailableError
+from aiokafka.errors import GroupCoordinatorNotAvailableError, for_code
 from aiokafka.protocol.api import Request, RequestStruct, Response
+from aiokafka.protocol.offset import OffsetRequest, OffsetResetStrategy
 from aiokafka.protocol.types import Boolean, CompactArray, CompactString, Int16, Int32, Int64, Schema, TaggedFields
 
 from engine.kafka import client
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from engine.settings import Settings
+
+# A partition of a topic.
+Place: TypeAlias = "tuple[str, int]"
 
 # One request to a broker; a broker that does not answer in this time is taken for away.
 REQUEST_SECONDS = 10.0
@@ -210,15 +216,7 @@ class Connection:
         if self._client is not None:
             self._client.force_metadata_update()
 
-    def link(self, kind: int, key: str) -> object | None:
-        """The open connection to a coordinator: another one, or none, means that its broker may have restarted."""
-        node = self._coordinators.get((kind, key))
-        if self._client is None or node is None:
-            return None
-        found = self._client._conns.get((node, ConnectionGroup.COORDINATION))  # noqa: SLF001  nothing public tells
-        return found if found is not None and found.connected() else None
-
-    async def leader(self, place: tuple[str, int]) -> int:
+    async def leader(self, place: Place) -> int:
         """The broker that takes this partition's records."""
         found = await self._started()
         partition = ClientPartition(*place)
@@ -232,10 +230,34 @@ class Connection:
                 leader = found.cluster.leader_for_partition(partition)
         return int(leader)
 
-    async def produce(self, leader: int, request: Any) -> Any:
+    async def send(self, leader: int, request: Any) -> Any:
         """A leader's answer."""
         found = await self._started()
         return await found.send(leader, request)
+
+    async def ends(self, places: Iterable[Place], *, stable: bool) -> dict[Place, int]:
+        """Where partitions end; `stable`: where the first transaction that is open begins, if there is one.
+
+        Raises KafkaError, also when a partition is led by somebody else now or is not there.
+        """
+        by_leader: dict[int, dict[str, list[tuple[int, int]]]] = {}
+        for topic, number in places:
+            leader = await self.leader((topic, number))
+            by_leader.setdefault(leader, {}).setdefault(topic, []).append((number, OffsetResetStrategy.LATEST))
+        answers = await asyncio.gather(
+            *(
+                self.send(leader, OffsetRequest(-1, int(stable), list(topics.items())))
+                for leader, topics in by_leader.items()
+            )
+        )
+        found: dict[Place, int] = {}
+        for topic, partitions in (entry for answer in answers for entry in answer.topics):
+            for number, code, _, offset in partitions:
+                if code:
+                    self.moved()
+                    raise for_code(code)(f"{topic} [{number}]")
+                found[topic, number] = offset
+        return found
 
     def moved(self) -> None:
         """Partitions are led by others now."""

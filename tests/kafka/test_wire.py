@@ -33,6 +33,7 @@ NEEDED = [
     ("aiokafka.protocol.produce", "ProduceRequest"),
     ("aiokafka.protocol.commit", "OffsetCommitRequest"),
     ("aiokafka.protocol.commit", "OffsetFetchRequest"),
+    ("aiokafka.protocol.offset", "OffsetRequest"),
 ]
 
 
@@ -69,12 +70,6 @@ def test_a_broker_is_asked_in_the_versions_of_kip_447(request_: Any, version: in
     built = request_.prepare({request_.API_KEY: (0, 20)})
     assert version == built.API_VERSION
     assert built.encode()
-
-
-def test_a_client_keeps_its_connections_where_they_are_looked_for() -> None:
-    source = inspect.getsource(AIOKafkaClient._get_conn)
-    assert "self._conns" in source, "Connection.link finds out by them whether a broker may have restarted"
-    assert "(node_id, group)" in source
 
 
 def test_no_client_has_a_broker_make_a_topic_that_it_asks_about() -> None:
