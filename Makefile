@@ -6,6 +6,8 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 IRIS := pipelines/iris/model.joblib
+# Two processes, of which each has one kind of broker.
+PARALLEL := -n 2 --dist loadgroup
 
 .DEFAULT_GOAL := help
 .PHONY: help setup lint check test nightly faults soak demo up bench bench-smoke docs proto clean
@@ -34,10 +36,10 @@ lint: setup ## format, lint, types, layers, spelling
 	$(BIN)/codespell --quiet-level 2
 
 check: lint ## the same, and the tests that need no broker
-	$(BIN)/pytest -m "not broker"
+	$(BIN)/pytest $(PARALLEL) -m "not broker"
 
 test: setup ## all tests, on the embedded broker and on Apache Kafka where Java and Maven are there
-	$(BIN)/pytest
+	$(BIN)/pytest $(PARALLEL)
 
 nightly: setup ## the tests of rules, bodies and the REST contract with many more examples
 	$(BIN)/pytest tests/properties tests/contract/test_openapi.py tests/contract/test_round_trip.py \
