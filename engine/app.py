@@ -189,7 +189,7 @@ class Process:
         self._tasks: list[asyncio.Task[None]] = []
         self._refusal: str | None = None
         self._broker_gone = False
-        self._figures = Figures(self._is_known)
+        self.figures = Figures(self._is_known)
 
     @property
     def listening(self) -> str:
@@ -257,7 +257,8 @@ class Process:
             waiting = [key for key, state in states.items() if state is None or state.state == reg.CREATING]
             if not waiting:
                 return
-            self._progress(f"waiting for {', '.join(f'{kind} {name}' for kind, name in waiting[:3])}")
+            names = ", ".join(f"{kind} {name}" for kind, name in waiting[:3])
+            self._progress(f"{len(keys) - len(waiting)} of {len(keys)} ready, waiting for {names}")
             await registry.wait(0.5)
 
     def _start_tracing(self) -> None:
@@ -267,7 +268,7 @@ class Process:
 
             tracing = export.Tracing.read(Path(self.settings.tracing_config))
             if tracing is not None:
-                self._figures.spans, stop = export.connect(tracing, self.instance, self.settings.namespace)
+                self.figures.spans, stop = export.connect(tracing, self.instance, self.settings.namespace)
                 self._stops.append(stop)
 
     async def _start(self) -> None:
@@ -280,7 +281,7 @@ class Process:
         self.topology = Topology(self.settings)
         await self.topology.start()
         self._stops.append(self.topology.stop)
-        self._figures.kafka = lambda: self.topology.fault
+        self.figures.kafka = lambda: self.topology.fault
         if self.parts.worker:
             self.settings = await guarantee.settle(self.settings, self.topology, self.topics, self.instance)
         self.registry = Registry(self.settings, self.topics, self._changed)
@@ -313,7 +314,7 @@ class Process:
 
     async def _start_window(self) -> None:
         if self.settings.metrics_listen:
-            window = Window(self._figures)
+            window = Window(self.figures)
             self._stops.append(window.stop)
             await window.start(*host_and_port(self.settings.metrics_listen, "metrics_listen"))
 
@@ -333,7 +334,7 @@ class Process:
             instance=self.instance,
             trusted=sorted(set(self.named.folders.values())),
             clock=time.time,
-            figures=self._figures,
+            figures=self.figures,
             desk=self._desk,
         )
         self._stops.append(self._stop_worker)
@@ -350,7 +351,7 @@ class Process:
         assert desk is not None
         supervisor = self.supervisor
         catalogue = _Catalogue(self.registry)
-        traced = self._figures.spans
+        traced = self.figures.spans
         plane: Inference = DataPlane(
             self.settings,
             self.topics,
@@ -359,14 +360,14 @@ class Process:
             self._request_ids,
             runtime=supervisor.models.runtime if supervisor is not None else lambda _: None,
             refusal=lambda: self._refusal,
-            way=Ways(catalogue.experiment, catalogue.usable, random.random).of,
+            way=Ways(catalogue.experiment, catalogue.usable, random.random, self.figures.draw).of,
             copy=desk.copy,
         )
         self.gateway = Gateway(
             plane if traced is None else TracedInference(plane, traced),
             max_message_bytes=self.settings.max_message_bytes,
             request_timeout=self.settings.request_timeout,
-            figures=self._figures,
+            figures=self.figures,
         )
         await self.gateway.start(*host_and_port(self.settings.listen, "--listen"))
         self._stops.append(lambda: self.gateway.stop(GRACE_SECONDS) if self.gateway else None)

@@ -16,9 +16,9 @@ from engine.protocol import columns, rest_json
 from engine.protocol.messages import SERVICE, ModelInferRequest, ModelInferResponse
 from engine.settings import host_and_port
 
-_PATH = f"/{SERVICE}/ModelInfer"
+PATH = f"/{SERVICE}/ModelInfer"
 
-_OPTIONS: tuple[tuple[str, Any], ...] = (
+OPTIONS: tuple[tuple[str, Any], ...] = (
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
     # A proxy for the web is none for a host that is named here.
@@ -31,11 +31,11 @@ class Grpc:
 
     def __init__(self, call: Call) -> None:
         host_and_port(call.host, "--inference-host")
-        self._call, self._message = call, _request(call)
+        self._call, self._message = call, message_of(call)
         authority = (("grpc.default_authority", call.authority),) if call.authority else ()
-        self._channel = grpc.insecure_channel(call.host, options=(*_OPTIONS, *authority))
+        self._channel = grpc.insecure_channel(call.host, options=(*OPTIONS, *authority))
         self._infer = self._channel.unary_unary(
-            _PATH,
+            PATH,
             request_serializer=lambda message: message.SerializeToString(),
             response_deserializer=ModelInferResponse.FromString,
         )
@@ -53,7 +53,7 @@ class Grpc:
 
     def sent(self, headers: Pairs) -> list[str]:
         """The method, the host, and the metadata."""
-        lines = [f"> {_PATH} HTTP/2", f"> Host: {self._call.authority or self._call.host}"]
+        lines = [f"> {PATH} HTTP/2", f"> Host: {self._call.authority or self._call.host}"]
         return [*lines, *doors.header_lines(">", self._metadata(headers)), ""]
 
     def received(self, reply: Reply) -> list[str]:
@@ -82,8 +82,11 @@ class Grpc:
         return Reply(returned, trailers, error.details() or error.code().name, error.code().value[0])
 
 
-def _request(call: Call) -> Any:
-    """The request as a message: from a REST body, whose tensors have "data", or from protobuf's own JSON."""
+def message_of(call: Call) -> Any:
+    """The request as a message: from a REST body, whose tensors have "data", or from protobuf's own JSON.
+
+    Raises UsageError for what is neither.
+    """
     try:
         document = json.loads(call.data)
         if not isinstance(document, dict):

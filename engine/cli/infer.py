@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from contextlib import closing
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from engine.cli import configs, doors, options, routes
+from engine.cli import doors, options, routes
 from engine.errors import EngineError
 
 if TYPE_CHECKING:
@@ -19,28 +18,6 @@ if TYPE_CHECKING:
 
     from engine.cli.doors import Call, Door, Pairs
     from engine.cli.routes import Session
-
-# The reference's; calling it reaches this machine.
-DEFAULT_HOST = "0.0.0.0:9000"
-
-_host = click.option(
-    "--inference-host",
-    # Not by click's `envvar`, which would have the environment win over the active config.
-    default=lambda: configs.active().infer_host or os.environ.get("SELDON_INFER_HOST") or DEFAULT_HOST,
-    show_default=DEFAULT_HOST,
-    metavar="HOST:PORT",
-    help="The gateway.",
-)
-_authority = click.option("--authority", default="", metavar="NAME", help="Send this as the host's name.")
-
-
-_calling = options.together(
-    _host,
-    click.option(
-        "--inference-mode", type=click.Choice(("rest", "grpc")), default="rest", show_default=True, help="By what."
-    ),
-    _authority,
-)
 
 _repeating = options.together(
     click.option(
@@ -78,7 +55,7 @@ def _inferring(kind: str, suffix: str) -> click.Command:
     @click.argument("data", required=False)
     @click.option("-f", "--file-path", type=click.File("rb"), help="A file that holds the request.")
     @click.option("--header", "header", multiple=True, metavar="KEY=VAL", help="Send a header; may be repeated.")
-    @_calling
+    @options.calling
     @_repeating
     @_showing
     def command(
@@ -124,8 +101,8 @@ def _help(kind: str) -> str:
 
 @click.command("metadata")
 @click.argument("name")
-@_host
-@_authority
+@options.inference_host
+@options.authority
 def model_metadata(name: str, inference_host: str, authority: str) -> None:
     """Show what is known of a model's tensors, as JSON.
 

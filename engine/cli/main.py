@@ -9,6 +9,7 @@ import click
 
 from engine import __version__
 from engine.cli import (
+    bench,
     completion,
     configs,
     control,
@@ -19,6 +20,7 @@ from engine.cli import (
     printing,
     redriving,
     serve,
+    top,
     topics,
 )
 from engine.errors import EngineError, InvalidInput, InvalidResources, InvalidSettings
@@ -99,6 +101,8 @@ def experiment() -> None:
 main.add_command(configs.config)
 main.add_command(completion.completion)
 main.add_command(topics.topics)
+main.add_command(bench.bench)
+main.add_command(top.top)
 for command in (serve.up, serve.worker, serve.gateway, control.load, control.unload, control.status):
     main.add_command(command)
 for command in (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 # Where a broker is looked for when none is named: where `seldon up` starts the embedded one.
 DEFAULT_BROKER = "127.0.0.1:9092"
+
+# The reference's; calling it reaches this machine.
+DEFAULT_HOST = "0.0.0.0:9000"
 
 
 def together(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -67,6 +71,30 @@ serving = together(
 )
 
 listen = click.option("--listen", metavar="HOST:PORT", help="Where REST and gRPC are served. [default: 127.0.0.1:9000]")
+
+
+def default_host() -> str:
+    """The gateway that is called when a command names none: of the active config, then of the environment."""
+    return configs.active().infer_host or os.environ.get("SELDON_INFER_HOST") or DEFAULT_HOST
+
+
+inference_host = click.option(
+    "--inference-host",
+    # Not by click's `envvar`, which would have the environment win over the active config.
+    default=default_host,
+    show_default=DEFAULT_HOST,
+    metavar="HOST:PORT",
+    help="The gateway.",
+)
+authority = click.option("--authority", default="", metavar="NAME", help="Send this as the host's name.")
+
+calling = together(
+    inference_host,
+    click.option(
+        "--inference-mode", type=click.Choice(("rest", "grpc")), default="rest", show_default=True, help="By what."
+    ),
+    authority,
+)
 
 # The reference's flags that have nothing to do here: its scheduler is not needed, Kafka is the control plane.
 accepted = together(

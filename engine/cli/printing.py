@@ -11,6 +11,8 @@ import yaml
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from engine.telemetry.quantiles import Quantile
+
 TABLE, JSON, YAML = "table", "json", "yaml"
 
 
@@ -56,6 +58,38 @@ def plain(text: str) -> str:
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
     )
+
+
+def duration(seconds: float) -> str:
+    """A time as people read it: `0.042 ms`, `4.12 ms`, `41.2 ms`, `1.23 s`."""
+    return f"{_short(seconds * 1000)} ms" if seconds < 1 else f"{_short(seconds)} s"
+
+
+def estimate(found: Quantile | None) -> str:
+    """A time where both bounds are known that it lies between; otherwise the one that is."""
+    if found is None:
+        return "-"
+    if found.below == float("inf"):
+        return f">{found.above:g} s"
+    if found.above == 0:
+        return f"<{found.below * 1000:g} ms"
+    # Two digits: between the bounds of a histogram it is an estimate.
+    seconds = float(f"{found.seconds:.2g}")
+    return f"{seconds * 1000:g} ms" if seconds < 1 else f"{seconds:g} s"
+
+
+def rate(per_second: float) -> str:
+    """How often a second: `0`, `0.03`, `4.2`, `120`, `12,000`."""
+    if per_second == 0:
+        return "0"
+    if per_second < 1:
+        return f"{per_second:.2f}"
+    return f"{per_second:.1f}" if per_second < 100 else f"{per_second:,.0f}"  # noqa: PLR2004  three digits are enough
+
+
+def _short(value: float) -> str:
+    digits = next((digits for bound, digits in ((0.1, 3), (10, 2), (100, 1)) if value < bound), 0)
+    return f"{value:,.{digits}f}"
 
 
 def _cell(value: Any) -> str:

@@ -17,10 +17,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 
 from engine import __version__
 from engine.cli import options
+from engine.cli.standing import Standing
+from engine.cli.status_line import StatusLine
 from engine.errors import BrokerReplaced, BrokerUnavailable, UnequalPartitions
 
 if TYPE_CHECKING:
@@ -119,18 +120,14 @@ def _serve(paths: tuple[str, ...], flags: dict[str, Any], *, broker: bool, worke
     settings = options.settings(flags, default_broker=not broker)
     watch = Watch(paths, lambda line: click.echo(line, err=True), alone=broker and not settings.kafka_broker)
     _log(settings)
-    console = Console(stderr=True, highlight=False)
     parts = app.Parts(broker=broker, worker=worker, gateway=gateway)
-    with console.status("starting") as status:
-
-        def progress(text: str) -> None:
-            if console.is_terminal:
-                status.update(text)
+    with StatusLine() as line:
+        standing = Standing(line)
 
         def make(settings: Settings) -> Process:
-            return app.Process(settings, parts, watch.named, progress)
+            return app.Process(settings, parts, watch.named, standing.waits)
 
-        asyncio.run(_run(make, watch, settings, since, status.stop))
+        asyncio.run(_run(make, watch, settings, since, standing))
     _leave_hanging_models()
 
 
@@ -149,18 +146,19 @@ def _leave_hanging_models() -> None:
 
 
 async def _run(
-    make: Callable[[Settings], Process], watch: Watch, settings: Settings, since: float, quiet: Callable[[], None]
+    make: Callable[[Settings], Process], watch: Watch, settings: Settings, since: float, standing: Standing
 ) -> None:
     """Run until a signal comes; a broker that came back as another one, with nothing in it, is begun with anew."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, _stop, stop)
-    collecting = asyncio.create_task(_collect())
+    aside = [asyncio.create_task(_collect()), asyncio.create_task(standing.keep())]
     try:
-        await _run_through(stop, make, watch, settings, since, quiet)
+        await _run_through(stop, make, watch, settings, since, standing)
     finally:
-        collecting.cancel()
+        for task in aside:
+            task.cancel()
 
 
 async def _run_through(
@@ -169,13 +167,13 @@ async def _run_through(
     watch: Watch,
     settings: Settings,
     since: float,
-    quiet: Callable[[], None],
+    standing: Standing,
 ) -> None:
     anew = False
     while not stop.is_set():
         process = make(settings)
         try:
-            await _run_until(stop, process, watch, since, quiet)
+            await _run_until(stop, process, watch, since, standing)
         except BrokerReplaced as error:
             log.warning("beginning anew: %s", error)
             anew = True
@@ -192,12 +190,10 @@ async def _run_through(
         since = time.monotonic()
 
 
-async def _run_until(
-    stop: asyncio.Event, process: Process, watch: Watch, since: float, quiet: Callable[[], None]
-) -> None:
+async def _run_until(stop: asyncio.Event, process: Process, watch: Watch, since: float, standing: Standing) -> None:
     from engine import app
 
-    starting = asyncio.create_task(_start(process, watch, since, quiet))
+    starting = asyncio.create_task(_start(process, watch, since, standing))
     stopping = asyncio.create_task(stop.wait())
     ended = None
     try:
@@ -207,7 +203,7 @@ async def _run_until(
             ended = asyncio.create_task(app.first_end(process.ended(), watch.ended()))
             await asyncio.wait((ended, stopping), return_when=asyncio.FIRST_COMPLETED)
     finally:
-        quiet()
+        standing.waits("finishing what is in flight")
         for task in (starting, stopping):
             task.cancel()
         await asyncio.gather(starting, stopping, return_exceptions=True)
@@ -225,7 +221,7 @@ def _stop(stop: asyncio.Event) -> None:
     stop.set()
 
 
-async def _start(process: Process, watch: Watch, since: float, quiet: Callable[[], None]) -> None:
+async def _start(process: Process, watch: Watch, since: float, standing: Standing) -> None:
     from engine import app
 
     await process.start()
@@ -233,7 +229,7 @@ async def _start(process: Process, watch: Watch, since: float, quiet: Callable[[
     if process.supervisor is not None:
         await process.ready()
     _relax_collector()
-    quiet()
+    standing.runs(process.figures)
     for line in _banner(process, time.monotonic() - since):
         click.echo(line)
     failed = app.failed(process.registry.view, process.named.resources, time.time()) if process.supervisor else []
@@ -314,8 +310,16 @@ class _OnceInAWhile(logging.Filter):
         return True
 
 
+class _ToStandardError(logging.StreamHandler["TextIO"]):
+    """Writes to what standard error is at the time: above the status line while there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.setStream(sys.stderr)
+        super().emit(record)
+
+
 def _log(settings: Settings) -> None:
-    handler = logging.StreamHandler()
+    handler = _ToStandardError()
     handler.addFilter(_OnceInAWhile())
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler])

@@ -39,7 +39,7 @@ ALLOWED = {
     "aiohttp": ("engine/gateway/*", "engine/runtimes/remote_rest.py", "engine/runtimes/stores.py", "engine/cli*"),
     "fsspec": ("engine/runtimes/stores.py",),
     "opentelemetry": ("engine/telemetry/spans.py", "engine/telemetry/export.py"),
-    "prometheus_client": ("engine/telemetry/exposition.py",),
+    "prometheus_client": ("engine/telemetry/exposition.py", "engine/telemetry/scrapes.py"),
     "click": ("engine/cli*",),
     "rich": ("engine/cli*",),
 }
