@@ -37,7 +37,19 @@ class Telling:
             return
         told = State(loaded.key, self._instance, loaded.version, state, reason, self._clock(), metadata, loaded.offset)
         self.said[loaded.key] = told
-        await self._write(told)
+        try:
+            await self._write(told)
+        except BaseException:
+            # Nobody has heard it, so that it is said again when somebody asks for it to be said.
+            if self.said.get(loaded.key) is told:
+                self._say_as_before(loaded.key, said)
+            raise
+
+    def _say_as_before(self, key: Key, said: State | None) -> None:
+        if said is None:
+            del self.said[key]
+        else:
+            self.said[key] = said
 
     async def forget(self, key: Key) -> None:
         """Nothing of a resource is here any more, so there is nothing to be said of it."""

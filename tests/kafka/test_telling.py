@@ -52,3 +52,25 @@ async def test_a_broker_that_is_away_is_told_of() -> None:
 
     with pytest.raises(BrokerUnavailable):
         await Telling("i", refuse, StatusTopic().forget, lambda: 5.0).tell(MODEL, READY, "loaded")
+
+
+async def test_what_could_not_be_written_is_told_again() -> None:
+    topic, away = StatusTopic(), [True]
+
+    async def write(state: State) -> None:
+        if away.pop():
+            raise BrokerUnavailable("gone")
+        await topic.write(state)
+
+    found = Telling("i", write, topic.forget, lambda: 5.0)
+    with pytest.raises(BrokerUnavailable):
+        await found.tell(MODEL, READY, "loaded")
+    assert found.said == {}
+    away.append(False)
+    await found.tell(MODEL, READY, "loaded")
+    away.append(True)
+    with pytest.raises(BrokerUnavailable):
+        await found.tell(MODEL_2, READY, "loaded")
+    away.append(False)
+    await found.tell(MODEL_2, READY, "loaded")
+    assert topic.told == [(1, READY, "loaded"), (2, READY, "loaded")]
