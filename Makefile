@@ -10,12 +10,12 @@ IRIS := pipelines/iris/model.joblib
 PARALLEL := -n 2 --dist loadgroup
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint check test nightly faults soak demo up bench bench-smoke docs proto clean
+.PHONY: help setup browser lint check test nightly faults soak demo up bench bench-smoke docs proto clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "  make %-11s %s\n", $$1, $$2}'
 
-setup: $(INSTALLED) $(IRIS) ## install everything into .venv and train the sample model
+setup: $(INSTALLED) $(IRIS) browser ## install everything into .venv and train the sample model
 
 # Done again only when what is to be installed has changed.
 $(INSTALLED): pyproject.toml constraints.txt
@@ -23,6 +23,15 @@ $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,explain,onnx,otel,runtimes]'
 	@touch $@
+
+# The tests of the page drive one; where it can be neither found nor installed they say so.
+browser:
+	@for b in chromium chromium-browser google-chrome; do command -v $$b >/dev/null && exit 0; done; \
+	if command -v apt-get >/dev/null && test "$$(id -u)" = 0; then \
+		echo "installing chromium for the tests of the page" && apt-get update -qq && \
+		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null && exit 0; \
+	fi; \
+	echo "no Chromium is here and none could be installed: tests/web needs one" >&2
 
 # Order only: the model is trained when it is missing, not whenever something was installed.
 $(IRIS): | $(INSTALLED)

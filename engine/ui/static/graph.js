@@ -3,10 +3,9 @@
 import { callerSpans, mark, put, svg } from "./dom.js";
 import { edgeRate, nodeRate } from "./figures.js";
 import { perSecond, seconds } from "./format.js";
-import { edgeLabel, edgeWords, LONGEST_NAME, manners, place } from "./layout.js";
+import { edgeLabel, edgeWords, LONGEST_NAME, place, underName } from "./layout.js";
 import { plain, shortened } from "./text.js";
 
-const KIND_WORDS = { input: "inputs", output: "answer", external: "from pipeline" };
 const SMALLEST = 0.1;
 const LARGEST = 2.5;
 const STEP = 1.25;
@@ -106,8 +105,6 @@ function drawNode(node, place, chosen) {
   const step = node.kind === "step";
   const figure = svg("text", { x: 14, y: place.height - 10, class: "node-figure" });
   const errors = svg("text", { x: place.width - 10, y: 4, class: "node-errors" });
-  const kind = step ? "step" : (KIND_WORDS[node.kind] ?? node.kind);
-  const words = step ? manners(node).join(" · ") : kind;
   const element = svg(
     "g",
     {
@@ -115,7 +112,7 @@ function drawNode(node, place, chosen) {
       transform: `translate(${left},${top})`,
       role: "button",
       tabindex: 0,
-      "aria-label": plain(`${kind} ${node.label}`),
+      "aria-label": plain(`${node.kind} ${node.label}`),
       click: () => chosen(node),
       keydown: (event) => pressed(event, () => chosen(node)),
     },
@@ -123,7 +120,7 @@ function drawNode(node, place, chosen) {
     svg("rect", { width: place.width, height: place.height, rx: step ? 8 : place.height / 2, class: "box" }),
     step ? svg("rect", { x: 0, y: 14, width: 3, height: place.height - 28, rx: 1.5, class: "bar" }) : null,
     svg("text", { x: step ? 14 : place.width / 2, y: 22, class: "node-name" }, callerSpans(shortened(node.label, LONGEST_NAME))),
-    svg("text", { x: step ? 14 : place.width / 2, y: 38, class: "node-manner" }, words),
+    svg("text", { x: step ? 14 : place.width / 2, y: 38, class: "node-manner" }, underName(node)),
     step ? [figure, errors] : null,
   );
   return { element, figure, errors };

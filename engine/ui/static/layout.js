@@ -13,6 +13,11 @@ const LABEL_LETTER = 6.8;
 export const LONGEST_NAME = 27;
 export const LONGEST_LABEL = 22;
 
+const KINDS = { input: "inputs", output: "answer", external: "from pipeline" };
+
+/** What stands under a node's name. */
+export const underName = (node) => [KINDS[node.kind], ...manners(node)].filter(Boolean).join(" · ");
+
 /** What stands on an edge besides its figures: the tensors it takes, under their new names. */
 export function edgeLabel(edge) {
   const renames = edge.renames ?? {};
@@ -27,9 +32,8 @@ export function edgeWords(edge) {
   return tensors && edge.back ? `↺ ${tensors}` : tensors || words;
 }
 
-/** What stands under a step's name: its model where that has another name, how it waits, and how it is called. */
+/** How a node waits, and how a step is called; a step's model where that has another name. */
 export function manners(node) {
-  if (node.kind !== "step") return [];
   const found = node.model && node.model !== node.label ? [`model ${shortened(node.model, LONGEST_LABEL)}`] : [];
   if (node.join) found.push(`${node.join} join`);
   if (node.triggers_join) found.push(`${node.triggers_join} trigger`);
@@ -38,10 +42,10 @@ export function manners(node) {
 }
 
 function size(node) {
-  const lines = manners(node).join(" · ");
+  const lines = underName(node);
   const name = Math.min(Array.from(node.label).length, LONGEST_NAME) * LETTER;
   const width = Math.max(name, lines.length * LABEL_LETTER) + 32;
-  return { width: Math.round(Math.min(Math.max(width, NARROWEST), WIDEST)), height: HEIGHT + (lines ? LINE : 0) };
+  return { width: Math.round(Math.min(Math.max(width, NARROWEST), WIDEST)), height: HEIGHT + (lines && node.kind === "step" ? LINE : 0) };
 }
 
 /**

@@ -43,7 +43,7 @@ export class ResourceView {
   }
 
   head() {
-    const { version, state: standing, reason } = this.resource;
+    const { version, state: standing, reason, explains } = this.resource;
     const bad = reason && tone(standing) !== "good";
     return el(
       "header",
@@ -56,6 +56,7 @@ export class ResourceView {
         el("span", { class: `state ${tone(standing)}` }, dot(standing), caller(standing)),
         version !== undefined && version !== null ? el("span", {}, `version ${version}`) : null,
         this.resource.cyclic ? el("span", {}, "has a cycle") : null,
+        explains ? el("span", {}, "explains ", el("a", { href: format(explains) }, name(explains.name))) : null,
       ),
       bad ? el("p", { class: "fault" }, caller(reason, { lines: true })) : null,
     );
@@ -76,7 +77,7 @@ export class ResourceView {
   }
 
   middle() {
-    if (this.kind === "pipeline") return this.graph();
+    if (this.kind === "pipeline") return this.resource.nodes.length ? this.graph() : empty("This release cannot draw this pipeline.");
     if (this.kind === "model") return null;
     this.shares = new ShareTable(this.resource);
     return el("section", { class: "panel", "aria-label": "Shares" }, this.shares.element);
@@ -124,7 +125,7 @@ export class ResourceView {
 
   tab(id) {
     const { name: owner } = this.resource;
-    if (id === "steps") return this.steps.element;
+    if (id === "steps") return this.steps?.element ?? empty("No steps.");
     if (id === "send") return new SendForm(this.kind, owner, (sent) => this.sent(sent)).element;
     if (this.kind === "model") return el("div", {}, lookup("model", owner), empty("Requests sent to the model itself are found by their ids."));
     const list = new RequestList(owner, () => (figuresOf("pipeline", owner)?.rate ?? 0) > 0);
