@@ -37,6 +37,7 @@ from engine.resources import Experiment, Model, Pipeline, load
 from engine.runtimes import choice
 from engine.settings import host_and_port
 from engine.telemetry.figures import Figures
+from engine.ui.server import Page
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
@@ -182,6 +183,7 @@ class Process:
         self._request_ids = RequestIds(_machine(), random.getrandbits(24), time.time)
         self.broker: EmbeddedBroker | None = None
         self.gateway: Gateway | None = None
+        self.page: Page | None = None
         self._desk: ReplyDesk | None = None
         self.supervisor: Supervisor | None = None
         self._heart: Heart | None = None
@@ -197,6 +199,14 @@ class Process:
         if self.gateway is None:
             return self.settings.listen
         host, port = self.gateway.address
+        return f"{host}:{port}"
+
+    @property
+    def showing(self) -> str:
+        """HOST:PORT of its page, or where it would be."""
+        if self.page is None:
+            return self.settings.ui_listen
+        host, port = self.page.address
         return f"{host}:{port}"
 
     async def start(self) -> None:
@@ -360,8 +370,9 @@ class Process:
             self._request_ids,
             runtime=supervisor.models.runtime if supervisor is not None else lambda _: None,
             refusal=lambda: self._refusal,
-            way=Ways(catalogue.experiment, catalogue.usable, random.random, self.figures.draw).of,
+            way=Ways(catalogue.experiment, catalogue.usable, random.random).of,
             copy=desk.copy,
+            drawn=self.figures.draw,
         )
         self.gateway = Gateway(
             plane if traced is None else TracedInference(plane, traced),
@@ -371,8 +382,15 @@ class Process:
         )
         await self.gateway.start(*host_and_port(self.settings.listen, "--listen"))
         self._stops.append(lambda: self.gateway.stop(GRACE_SECONDS) if self.gateway else None)
+        if self.settings.ui_listen:
+            await self._start_page(plane)
         if self._heart is not None:
             await self._heart.takes_part(reg.GATEWAY)
+
+    async def _start_page(self, plane: Inference) -> None:
+        self.page = Page(self.settings, self.topics, self.registry.view, self.figures, plane)
+        self._stops.append(self.page.stop)
+        await self.page.start(*host_and_port(self.settings.ui_listen, "--ui-listen"))
 
     async def _stop_heart(self) -> None:
         if self._heart is not None:

@@ -42,6 +42,7 @@ class Settings:
     kafka_identification    https: the broker's certificate must be of the host that was called; none: it need not
     kafka_sasl, kafka_user, kafka_password      how SASL is spoken, and as whom
     listen                  where the gateway listens
+    ui_listen               where a gateway serves the page that shows it all; empty: nowhere
     namespace, topic_prefix parts of every topic, group and transactional id
     partitions              of each topic of a namespace, as joins need equal counts
     replication_factor      of topics that we create
@@ -76,6 +77,7 @@ class Settings:
     kafka_user: str = ""
     kafka_password: str = field(default="", repr=False)
     listen: str = "127.0.0.1:9000"
+    ui_listen: str = ""
     namespace: str = "default"
     topic_prefix: str = "seldon"
     partitions: int = 8
@@ -184,6 +186,7 @@ ENVIRONMENT: tuple[tuple[str, str], ...] = (
     ("SELDON_ALLOW_PICKLE", "allow_pickle"),
     ("SELDON_ARTEFACT_CACHE", "artefact_cache"),
     ("SELDON_METRICS_LISTEN", "metrics_listen"),
+    ("SELDON_UI_LISTEN", "ui_listen"),
     ("SELDON_TRACING_CONFIG_PATH", "tracing_config"),
     ("SELDON_LOG_LEVEL", "log_level"),
 )

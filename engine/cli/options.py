@@ -71,6 +71,7 @@ serving = together(
 )
 
 listen = click.option("--listen", metavar="HOST:PORT", help="Where REST and gRPC are served. [default: 127.0.0.1:9000]")
+ui_listen = click.option("--ui-listen", metavar="HOST:PORT", help="Where the page is served. [default: nowhere]")
 
 
 def default_host() -> str:

@@ -55,6 +55,7 @@ HANGING_SECONDS = 1.0
 @click.command()
 @click.argument("paths", nargs=-1, required=True, type=options.Path(), metavar="PATH...")
 @options.listen
+@options.ui_listen
 @click.option("--kafka-listen", metavar="HOST:PORT", help="The embedded broker's address. [default: 127.0.0.1:9092]")
 @options.kafka
 @options.topics
@@ -97,6 +98,7 @@ def worker(paths: tuple[str, ...], processes: int, **flags: Any) -> None:
 @click.command()
 @click.argument("paths", nargs=-1, type=options.Path(), metavar="[PATH]...")
 @options.listen
+@options.ui_listen
 @options.kafka
 @options.topics
 @options.serving
@@ -178,7 +180,7 @@ async def _run_through(
             log.warning("beginning anew: %s", error)
             anew = True
             # Where port 0 was asked for, callers know the one that it became.
-            settings = replace(settings, listen=process.listening)
+            settings = replace(settings, listen=process.listening, ui_listen=process.showing)
         except BrokerUnavailable as error:
             if not anew or isinstance(error, UnequalPartitions):
                 raise
@@ -285,6 +287,8 @@ def _banner(process: Process, seconds: float) -> list[str]:
     if process.gateway is not None:
         host, port = process.gateway.address
         lines.append(f"  gateway  {host}:{port}, REST and gRPC")
+    if process.page is not None:
+        lines.append(f"  page     {process.page.url}")
     if process.broker is not None:
         lines.append(f"  broker   {settings.kafka_broker}, embedded: its data is in memory and goes with this process")
     else:

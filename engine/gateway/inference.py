@@ -39,10 +39,11 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """Who answers a call, which is no experiment, and who gets a copy of it."""
+    """Who answers a call, which is no experiment, who gets a copy of it, and which experiment said so, if one did."""
 
     target: Target
     mirror: Target | None = None
+    experiment: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +110,7 @@ class DataPlane:
     refusal   why no request can be taken at the moment; None when they can
     way       who answers a call for a target with these headers
     copy      publishes a request that nobody waits for, some time, or never when that cannot be done
+    drawn     hears of each call of an experiment, and which candidate it goes to
     """
 
     def __init__(
@@ -123,10 +125,11 @@ class DataPlane:
         refusal: Callable[[], str | None] = lambda: None,
         way: Callable[[Target, HeaderPairs], Way] = lambda target, _: Way(target),
         copy: Callable[[str, bytes, bytes, Headers], None] = lambda *_: None,
+        drawn: Callable[[str, str], None] = lambda *_: None,
     ) -> None:
         self._settings, self._topics, self._catalogue, self._desk = settings, topics, catalogue, desk
         self._request_ids, self._runtime, self._refusal = request_ids, runtime, refusal
-        self._way, self._copy = way, copy
+        self._way, self._copy, self._drawn = way, copy, drawn
         self._direct = 0
 
     def new_request_id(self) -> str:
@@ -153,6 +156,8 @@ class DataPlane:
         """Answer a request, directly or through Kafka; the answer, or the error, names the route that it took."""
         self._check_refusal()
         way = self._way(target, headers)
+        if way.experiment:
+            self._drawn(way.experiment, way.target.name)
         if way.target != target:
             request.model_name = way.target.name
         route = (routes.ROUTE, routes.of(way.target.owner, way.target.name, self._known(way.target)))

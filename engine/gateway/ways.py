@@ -52,4 +52,5 @@ class Ways:
             )
         mirror = splitting.mirror(experiment, self._random())
         copied = Target(owner, mirror) if mirror is not None else None
-        return Way(Target(owner, name), copied if copied is not None and self._usable(copied) else None)
+        usable = copied if copied is not None and self._usable(copied) else None
+        return Way(Target(owner, name), usable, experiment.name)

@@ -22,10 +22,17 @@ class Splits:
 
     usable   whether this process has a model of that name, and it does not fail
     random   a number of at least 0 and less than 1
+    drawn    hears which candidate of an experiment gets a call
     """
 
-    def __init__(self, view: View, usable: Callable[[str], bool], random: Callable[[], float]) -> None:
-        self._view, self._usable, self._random = view, usable, random
+    def __init__(
+        self,
+        view: View,
+        usable: Callable[[str], bool],
+        random: Callable[[], float],
+        drawn: Callable[[str, str], None] = lambda *_: None,
+    ) -> None:
+        self._view, self._usable, self._random, self._drawn = view, usable, random, drawn
 
     def way(self, model: str, headers: HeaderPairs) -> Way:
         """Who answers a call of a model with these headers, and the header that says so."""
@@ -34,6 +41,8 @@ class Splits:
             return Way(model)
         wanted = routes.named(headers, Owner.MODEL)
         name = splitting.choose(experiment, wanted, self._usable, self._random())
+        if name is not None:
+            self._drawn(experiment.name, name)
         return Way(name or model, ((routes.ROUTE, self._value(name or model)),))
 
     def is_split(self, model: str) -> bool:

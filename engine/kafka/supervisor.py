@@ -89,7 +89,7 @@ class Supervisor:
             request_ids,
             instance=instance,
             runtime_of=self.models.called,
-            splits=Splits(view, self.models.usable, random.random),
+            splits=Splits(view, self.models.usable, random.random, figures.draw),
             figures=figures,
             callers=desk,
         )

@@ -152,6 +152,7 @@ class Figures:
     answers      calls of pipelines, models and experiments, as the gateway's callers met them; those of models,
                  explainers included, that workers made as well
     calls        how many the gateway is answering, by the way that they came
+    drawn        calls of experiments, by the experiment and the candidate that got them
     spans        who records what requests go through, if anybody does
     kafka        tells in words what is wrong with the broker; nothing when nothing is
     """
@@ -161,6 +162,7 @@ class Figures:
     groups: dict[str, Measured] = field(default_factory=dict)
     answers: dict[Owner, Answers] = field(default_factory=lambda: {owner: Answers() for owner in CALLED})
     calls: dict[str, int] = field(default_factory=lambda: {"rest": 0, "grpc": 0})
+    drawn: dict[tuple[str, str], int] = field(default_factory=dict)
     spans: Spans | None = None
     kafka: Callable[[], str] = str
     # Calls of resources that are unloaded by now, and their seconds: sums over all must not fall.
@@ -178,10 +180,17 @@ class Figures:
         answers = self.answers[Owner.MODEL if owner is Owner.EXPLAINER else owner]
         answers[name if self.known(owner, name) else "", method, code].observe(seconds)
 
+    def draw(self, experiment: str, candidate: str) -> None:
+        """A call of an experiment goes to one of its candidates."""
+        key = (experiment, candidate)
+        self.drawn[key] = self.drawn.get(key, 0) + 1
+
     def forget(self) -> None:
         """Drop what belongs to resources that are unloaded."""
         for owner, name in [key for key in self.flows if not self.known(*key)]:
             del self.flows[owner, name]
+        for experiment, candidate in [key for key in self.drawn if not self.known(Owner.EXPERIMENT, key[0])]:
+            del self.drawn[experiment, candidate]
         for owner, answers in self.answers.items():
             for key in [key for key in answers if key[0] and not self.known(owner, key[0])]:
                 gone = answers.pop(key)
