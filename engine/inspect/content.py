@@ -69,8 +69,11 @@ def tensors_of(message: Any) -> Any:
     return message.inputs if isinstance(message, columns.REQUEST.message) else message.outputs
 
 
-def message_of(record: Record, side: Side | None) -> Any:
-    """The V2 message that a record holds, with typed contents; None when it holds none."""
+def message_of(record: Record, side: Side | None, *, typed: bool = True) -> Any:
+    """The V2 message that a record holds, with typed contents; None when it holds none.
+
+    Not `typed`: with its contents as they came, for who looks at a few elements of what may be many millions.
+    """
     if side is None or not record.value or header(record.headers, ERROR_STEP) is not None:
         return None
     infer_type = (header(record.headers, INFER_TYPE) or "").lower()
@@ -80,22 +83,22 @@ def message_of(record: Record, side: Side | None) -> Any:
     if infer_type.endswith("response"):
         kinds = [columns.RESPONSE]
     # No V2 message begins as JSON does: it would be its field 15.
-    json = record.value.lstrip()[:1] == b"{"
+    decode = _from_json if record.value.lstrip()[:1] == b"{" else _from_protobuf
     for kind in kinds:
         try:
-            return (_from_json if json else _from_protobuf)(record.value, kind)
+            message = decode(record.value, kind)
+            columns.check_raw_count(len(tensors_of(message)), len(getattr(message, kind.raw)), kind)
+            if typed:
+                columns.to_typed(message, kind)
         except (InvalidInput, DecodeError, ValueError):
             continue
+        return message
     return None
 
 
 def _from_protobuf(value: bytes, kind: Kind) -> Any:
-    message = kind.message.FromString(value)
-    columns.to_typed(message, kind)
-    return message
+    return kind.message.FromString(value)
 
 
 def _from_json(value: bytes, kind: Kind) -> Any:
-    message = (rest_json.decode_request if kind is columns.REQUEST else rest_json.decode_response)(value)
-    columns.to_typed(message, kind)
-    return message
+    return (rest_json.decode_request if kind is columns.REQUEST else rest_json.decode_response)(value)

@@ -46,13 +46,18 @@ def resolve(view: View, topics: Topics, expression: str) -> tuple[str, tuple[Sou
     steps = _steps(loaded.resource)
     if not rest:
         inner = [source for step in steps for source in _both(topics, Owner.MODEL, step)]
-        return name, (*inner, *_both(topics, Owner.PIPELINE, name), Source(topics.errors, None))
+        return name, (*inner, *ends(topics, name))
     owner, asked = Owner.PIPELINE, name
     if rest[0] not in tuple(Side):
         owner, asked = Owner.MODEL, rest.pop(0)
         if asked not in steps:
             raise InvalidInput(hinted(f'pipeline "{name}" has no step {quoted(asked)}', asked, steps))
     return name, _sides(expression, rest, _both(topics, owner, asked))
+
+
+def ends(topics: Topics, pipeline: str) -> tuple[Source, ...]:
+    """Where a pipeline's requests come in, and where they end: with an answer or with an error."""
+    return (*_both(topics, Owner.PIPELINE, pipeline), Source(topics.errors, None))
 
 
 def _steps(pipeline: Pipeline) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import aiokafka
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from engine.inspect.expression import Source
     from engine.kafka.search import Search
     from engine.protocol.record import Headers
+
+    # What is kept of a record of a topic: it is called as the records are read, so that they need not all be held.
+    Kept: TypeAlias = Callable[[Record, "Source | None"], Record]
 
 # A model's topics carry the records of every pipeline that uses it, and transactions leave markers: behind those
 # the pipeline's own are looked for this many offsets back in each partition, and no farther.
@@ -70,6 +73,11 @@ def _with_ids(records: Sequence[Record], ids: set[str] | set[str | None]) -> tup
     return tuple(record for record in records if header(record.headers, REQUEST_ID) in ids)
 
 
+def whole(record: Record, _: Source | None) -> Record:
+    """Keep all of a record that was read."""
+    return record
+
+
 def record_of(raw: Any) -> Record:
     """A record as the client handed it out."""
     return Record(raw.topic, raw.partition, raw.offset, raw.timestamp, raw.key, raw.value, tuple(raw.headers))
@@ -97,6 +105,7 @@ class Tails:
     since: int
     partitions: dict[Any, _Partition]
     told: Callable[[int, int], None]
+    kept: Kept = whole
     count: int = 0
     records: dict[str, list[Record]] = field(default_factory=lambda: defaultdict(list))
 
@@ -110,10 +119,11 @@ class Tails:
         *,
         offset: int,
         since: int,
+        kept: Kept = whole,
     ) -> Tails:
         """The last `offset` records of each topic within spans of its partitions, of the time `since` and later."""
         partitions = {place: _Partition(begin, end, end) for place, (begin, end) in spans.items()}
-        return cls(search.reader, pipeline, sources, offset, since, partitions, search.told)
+        return cls(search.reader, pipeline, sources, offset, since, partitions, search.told, kept)
 
     async def read(self) -> None:
         """Read the last `offset` records of each partition."""
@@ -164,4 +174,4 @@ class Tails:
         partition.oldest = raw.timestamp if partition.oldest is None else min(partition.oldest, raw.timestamp)
         if raw.timestamp >= self.since and belongs(raw.headers, self.pipeline, unnamed=self.sources[raw.topic].unnamed):
             partition.own += 1
-            self.records[raw.topic].append(record_of(raw))
+            self.records[raw.topic].append(self.kept(record_of(raw), self.sources[raw.topic]))

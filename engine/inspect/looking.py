@@ -15,8 +15,8 @@ from aiokafka.errors import KafkaError
 
 from engine.errors import InvalidInput, TimedOut
 from engine.inspect.content import message_of, tensors_of
-from engine.inspect.expression import Source, hinted, resolve
-from engine.inspect.latest import Tails, TopicRecords, belongs, newest, of_latest_requests, record_of
+from engine.inspect.expression import Source, ends, hinted, resolve
+from engine.inspect.latest import Tails, TopicRecords, belongs, newest, of_latest_requests, record_of, whole
 from engine.kafka import client, reading, search
 from engine.protocol.record import REQUEST_ID, Owner, Side, Topics, header
 from engine.resources import quoted
@@ -24,6 +24,7 @@ from engine.resources import quoted
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
+    from engine.inspect.latest import Kept
     from engine.kafka.view import View
     from engine.protocol.record import Record
     from engine.settings import Settings
@@ -68,6 +69,8 @@ async def inspect(
     timeout: float = 5.0,
     told: Callable[[int, int], None] = _unheard,
     view: View | None = None,
+    kept: Kept = whole,
+    ends_only: bool = False,
 ) -> Inspected:
     """The records of the last `offset` requests on each topic that the expression names; or of one request.
 
@@ -77,6 +80,8 @@ async def inspect(
     since        only records of this time and later, in milliseconds since 1970
     told         hears how many records were read and the time of the last, for each that is read
     view         what the registry says; read from the broker when not given
+    kept         what is kept of each record that is found
+    ends_only    look only where requests of the pipeline come in and end
 
     Nothing is created or written. Raises UnknownResource and InvalidInput for the expression, BrokerUnavailable,
     and TimedOut when the broker does not give the last records, or nothing of the request, in `timeout` seconds.
@@ -88,7 +93,8 @@ async def inspect(
             if view is None:
                 view = await reading.view_of(reader, topology, topics)
             name, sources = resolve(view, topics, expression)
-            looking = await _Looking.begin(reader, topology, topics, name, sources, told)
+            sources = ends(topics, name) if ends_only else sources
+            looking = await _Looking.begin(reader, topology, topics, name, sources, told, kept)
             if request_id:
                 limit.reschedule(None)
                 found = await looking.of_request(request_id, since, deadline)
@@ -105,6 +111,20 @@ async def inspect(
         raise TimedOut(_unfinished(looking.search, request_id, timeout))
     _check_tensor(found.topics)
     return found
+
+
+async def from_now(settings: Settings, expression: str, *, view: View, timeout: float = 5.0) -> Inspected:
+    """Nothing yet: where `follow` begins to show all that comes from now on. Raises as `inspect` does."""
+    topics = Topics(settings.topic_prefix, settings.namespace)
+    name, sources = resolve(view, topics, expression)
+    try:
+        async with asyncio.timeout(timeout), _connected(settings, SEARCH_WAIT_MS) as (topology, reader):
+            looking = await _Looking.begin(reader, topology, topics, name, sources)
+            return looking.inspected([TopicRecords(source, ()) for source in sources])
+    except TimeoutError:
+        raise TimedOut(
+            f"the broker at {settings.kafka_broker} did not tell where topics end in {timeout:g} s"
+        ) from None
 
 
 @asynccontextmanager
@@ -133,6 +153,7 @@ class _Looking:
     own: tuple[str, str]
     sources: dict[str, Source]
     search: search.Search
+    kept: Kept
     request_id: str = ""
 
     @classmethod
@@ -143,15 +164,16 @@ class _Looking:
         topics: Topics,
         pipeline: str,
         sources: Sequence[Source],
-        told: Callable[[int, int], None],
+        told: Callable[[int, int], None] = _unheard,
+        kept: Kept = whole,
     ) -> _Looking:
         """Find where the topics that exist begin and end."""
         inputs, outputs = (topics.of(Owner.PIPELINE, pipeline, side) for side in Side)
         by_topic = {source.topic: source for source in sources}
         counts = await topology.partitions({inputs, outputs, *by_topic})
         hunt = search.Search(reader, not topology.holds_fetches, counts, lambda _: False, told)
-        looking = cls(pipeline, (inputs, outputs), by_topic, hunt)
-        hunt.take = looking._is_wanted
+        looking = cls(pipeline, (inputs, outputs), by_topic, hunt, kept)
+        hunt.take, hunt.keep = looking._is_wanted, looking._keep
         await hunt.begin()
         return looking
 
@@ -162,7 +184,13 @@ class _Looking:
             starts = await self.search.offsets(spans, since)
             spans = {place: (starts[place], end) for place, (_, end) in spans.items()}
         tails = Tails.of(
-            self.search, self.pipeline, self.sources, spans, offset=offset or sys.maxsize, since=since or 0
+            self.search,
+            self.pipeline,
+            self.sources,
+            spans,
+            offset=offset or sys.maxsize,
+            since=since or 0,
+            kept=self.kept,
         )
         await tails.read()
         return tails
@@ -196,6 +224,9 @@ class _Looking:
                 place = (record.topic, record.partition)
                 ends[place] = max(ends[place], record.offset + 1)
         return Inspected(self.pipeline, tuple(found), ends)
+
+    def _keep(self, raw: Any) -> Record:
+        return self.kept(record_of(raw), self.sources.get(raw.topic))
 
     def _is_wanted(self, raw: Any) -> bool:
         unnamed = raw.topic == self.own[0]

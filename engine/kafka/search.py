@@ -185,6 +185,7 @@ class Search:
     counts         the number of partitions of each topic that exists
     take           whether a record is of the request
     told           hears, as it reads, how many records were read and the time of the last
+    keep           what is kept of a record that is
     """
 
     reader: Any
@@ -192,6 +193,7 @@ class Search:
     counts: Mapping[str, int]
     take: Callable[[Any], bool]
     told: Callable[[int, int], None]
+    keep: Callable[[Any], Any] = lambda record: record
     spans: dict[Any, tuple[int, int]] = field(default_factory=dict)
     records: dict[tuple[str, int, int], Any] = field(default_factory=dict)
     read: int = 0
@@ -276,7 +278,7 @@ class Search:
         self.read += 1
         self.oldest = record.timestamp if self.oldest is None else min(self.oldest, record.timestamp)
         if self.take(record):
-            self.records[record.topic, record.partition, record.offset] = record
+            self.records[record.topic, record.partition, record.offset] = self.keep(record)
         self.told(self.read, record.timestamp)
 
     async def _at(self, places: Iterable[Any], timestamp: int) -> dict[Any, int]:

@@ -1,0 +1,122 @@
+"""The latest requests of a pipeline, and all records of one of them, read off the topics as `inspect` does.
+
+So they are there whoever sent them, by whichever gateway or by Kafka, and while nobody looks they cost nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from engine.errors import Overloaded, UnknownResource
+from engine.inspect import inspect
+from engine.protocol.record import REQUEST_ID, Side, header
+from engine.resources import Pipeline, quoted
+from engine.ui.records import failure, in_order, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from engine.inspect import Inspected, Source
+    from engine.kafka.view import View
+    from engine.protocol.record import Record
+    from engine.settings import Settings
+
+Data: TypeAlias = "dict[str, Any]"
+
+# For reading the last requests of a pipeline, and for looking for one among millions.
+LIST_SECONDS = 10.0
+FIND_SECONDS = 30.0
+
+# So many are listed at most; so many records of one request are shown.
+MOST_LISTED = 200
+MOST_RECORDS = 1000
+
+# Each look has a connection of its own.
+MOST_LOOKS = 8
+
+
+class Requests:
+    """Looks requests up, a few at a time.
+
+    clock   seconds since 1970
+    """
+
+    def __init__(self, settings: Settings, view: View, clock: Callable[[], float] = time.time) -> None:
+        self._settings, self._view, self._clock = settings, view, clock
+        self._looks = asyncio.BoundedSemaphore(MOST_LOOKS)
+
+    async def latest(self, pipeline: str, limit: int) -> list[Data]:
+        """The requests of a pipeline that were last heard of, latest first. Raises as `inspect` does."""
+        found = await self._look(
+            pipeline, offset=max(1, min(limit, MOST_LISTED)), timeout=LIST_SECONDS, kept=_without_value, ends_only=True
+        )
+        loaded = self._view.resources.get(("pipeline", pipeline))
+        answers = loaded is not None and isinstance(loaded.resource, Pipeline) and loaded.resource.output is not None
+        overdue = self._clock() - self._settings.request_timeout
+        requests = [
+            _summary(pipeline, request_id, parts, answers=answers, overdue=overdue)
+            for request_id, parts in _by_request(found).items()
+        ]
+        return sorted(requests, key=lambda request: -request["at"])[:limit]
+
+    async def records(self, pipeline: str, request_id: str) -> Data:
+        """What is on the topics of one request. UnknownResource when that is nothing, and otherwise as `inspect`."""
+        found: list[Data] = []
+
+        def keep(record: Record, source: Source | None) -> Record:
+            if source is not None and len(found) < MOST_RECORDS:
+                found.append(shown(record, source))
+            return replace(record, value=None)
+
+        looked = await self._look(pipeline, request_id=request_id, timeout=FIND_SECONDS, kept=keep)
+        if not found:
+            raise UnknownResource(f"no record of request {quoted(request_id)} is on the topics of {pipeline}")
+        records = in_order(found, [item.source.topic for item in looked.topics])
+        return {"id": request_id, "pipeline": pipeline, "records": records, "complete": looked.complete}
+
+    async def _look(self, pipeline: str, **asked: Any) -> Inspected:
+        if self._looks.locked():
+            raise Overloaded(f"{MOST_LOOKS} looks at topics are under way; try again in a moment")
+        async with self._looks:
+            return await inspect(self._settings, pipeline, view=self._view, **asked)
+
+
+def _without_value(record: Record, source: Source | None) -> Record:
+    """What a list shows of a record: an error's text, and otherwise nothing but its headers."""
+    return record if source is not None and source.side is None else replace(record, value=None)
+
+
+def _by_request(found: Inspected) -> dict[str, list[tuple[Record, Source]]]:
+    requests: dict[str, list[tuple[Record, Source]]] = {}
+    for item in found.topics:
+        for record in item.records:
+            request_id = header(record.headers, REQUEST_ID)
+            if request_id is not None:
+                requests.setdefault(request_id, []).append((record, item.source))
+    return requests
+
+
+def _summary(
+    pipeline: str, request_id: str, parts: Iterable[tuple[Record, Source]], *, answers: bool, overdue: float
+) -> Data:
+    """How a request stands. What was not answered by the time that callers wait for is not known to run."""
+    came = [record.timestamp / 1000 for record, source in parts if source.side is Side.INPUTS]
+    answered = [record.timestamp / 1000 for record, source in parts if source.side is Side.OUTPUTS]
+    errors = [(record.timestamp / 1000, failure(record)) for record, source in parts if source.side is None]
+    first = min(came or answered or [at for at, _ in errors])
+    # A step's error need not cost the request its answer.
+    ended = answered or [at for at, _ in errors]
+    if answered:
+        state = "done"
+    elif errors:
+        state = "failed"
+    else:
+        state = "running" if answers and first > overdue else "unknown"
+    error = errors[0][1]["message"] if errors and not answered and errors[0][1] else None
+    seconds = max(ended) - min(came) if ended and came else None
+    return {
+        "id": request_id, "pipeline": pipeline, "at": first, "state": state, "seconds": seconds, "error": error,
+    }  # fmt: skip
