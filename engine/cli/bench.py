@@ -48,8 +48,8 @@ class Plan:
 @click.option("--header", "header", multiple=True, metavar="KEY=VAL", help="Send a header; may be repeated.")
 @click.option(
     "--rate",
-    type=click.FloatRange(min=0, min_open=True, max=1e6),
-    default=10.0,
+    type=options.Amount(0.001, 1e6),
+    default=10,
     show_default=True,
     metavar="N",
     help="Requests per second.",
@@ -57,8 +57,8 @@ class Plan:
 @click.option(
     "-t",
     "--seconds",
-    type=click.FloatRange(min=0, min_open=True, max=1e6),
-    default=10.0,
+    type=options.Amount(0.001, 1e6),
+    default=10,
     show_default=True,
     metavar="SECONDS",
     help="For so long.",
@@ -73,8 +73,8 @@ class Plan:
 )
 @click.option(
     "--request-timeout",
-    type=click.FloatRange(min=0, min_open=True, max=1e6),
-    default=30.0,
+    type=options.Amount(0.001, 1e6),
+    default=30,
     show_default=True,
     metavar="SECONDS",
     help="Wait for an answer at most.",
@@ -110,24 +110,25 @@ def bench(
         raise click.UsageError("give the request as an argument or by -f, not both")
     headers = [doors.header(text) for text in header]
     body = file_path.read() if file_path is not None else data.encode() if data is not None else None
-    call = _ready(doors.Call(name, name, inference_host, authority, body or b"{}"), made=body is None)
+    call = _ready(doors.Call(name, name, inference_host, authority, b"{}" if body is None else body), made=body is None)
     plan = Plan(call, inference_mode, headers, Schedule(rate, seconds, max_in_flight), request_timeout)
     _report(plan)
 
 
 def _report(plan: Plan) -> None:
-    out = Console(highlight=False)
+    # Before anything is said: it refuses what cannot be sent.
+    sender, out = _sender(plan), Console(highlight=False)
     by, schedule = "gRPC" if plan.mode == "grpc" else "REST", plan.schedule
-    click.echo(f"{plan.call.route} at {plan.call.host} by {by}, {schedule.rate:,g}/s for {schedule.seconds:,g} s")
+    click.echo(f"{plan.call.route} at {plan.call.host} by {by}, {schedule.rate:,.10g}/s for {schedule.seconds:,.10g} s")
     cpu, outcome = time.process_time(), Outcome()
-    asyncio.run(_send(plan, outcome))
+    asyncio.run(_send(sender, schedule, outcome))
     cpu = time.process_time() - cpu
     out.print(benched.report(outcome, cpu), soft_wrap=True)
     if failed := outcome.failed.total():
         raise EngineError(f"{failed:,} of {outcome.done:,} requests failed")
 
 
-async def _send(plan: Plan, outcome: Outcome) -> None:
+async def _send(sender: Sender, schedule: Schedule, outcome: Outcome) -> None:
     """Apply the load; a signal ends it early, and a second one at once."""
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
 
@@ -136,9 +137,9 @@ async def _send(plan: Plan, outcome: Outcome) -> None:
         loop.remove_signal_handler(signal.SIGINT)
 
     loop.add_signal_handler(signal.SIGINT, end)
-    async with _sender(plan) as sender:
-        applying = asyncio.create_task(apply(plan.schedule, sender.send, time.perf_counter, outcome, stop))
-        with _bar(plan.schedule, outcome) as bar:
+    async with sender:
+        applying = asyncio.create_task(apply(schedule, sender.send, time.perf_counter, outcome, stop))
+        with _bar(schedule, outcome) as bar:
             while not applying.done():
                 bar.draw()
                 await asyncio.wait((applying,), timeout=_DRAW_SECONDS)

@@ -45,6 +45,25 @@ class Path(click.Path):
         return super().convert(value, param, ctx)
 
 
+class Amount(click.ParamType):
+    """A number from the one to the other, and neither infinite nor none, as `nan` is."""
+
+    name = "float"
+
+    def __init__(self, least: float, most: float) -> None:
+        self._least, self._most = least, most
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """As said; all else is a usage error."""
+        try:
+            number = float(value)
+        except ValueError:
+            number = float("nan")
+        if not self._least <= number <= self._most:
+            self.fail(f"{value} is no number from {self._least:,g} to {self._most:,.0f}", param, ctx)
+        return number
+
+
 kafka = together(
     click.option("--kafka-broker", metavar="HOST:PORT", help="The Kafka broker."),
     click.option("--namespace", metavar="NS", help="The namespace: part of every topic's name. [default: default]"),

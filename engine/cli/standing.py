@@ -76,12 +76,11 @@ class Standing:
 
 def told(pace: Pace, lag: int, in_flight: int) -> Text:
     """What is done per second by the gateway and by the pipelines, and what they have still to do."""
-    text = Text(f"calls {printing.rate(pace.calls)}/s  p99 {printing.estimate(pace.p99)}", style="dim")
-    _failed(text, pace.refused)
-    text.append(f"  pipelines {printing.rate(pace.requests)}/s")
-    _failed(text, pace.failed)
-    return text.append(f"  lag {lag:,}  in flight {in_flight:,}")
-
-
-def _failed(text: Text, rate: float) -> None:
-    text.append(f"  failed {printing.rate(rate)}/s", style="not dim red" if rate else None)
+    # What fails for a caller has mostly failed in a pipeline, too: added up it would be told twice.
+    failed = max(pace.refused, pace.failed)
+    return Text.assemble(
+        f"calls {printing.rate(pace.calls)}/s  p99 {printing.estimate(pace.p99)}  "
+        f"pipelines {printing.rate(pace.requests)}/s  lag {lag:,}  in flight {in_flight:,}  ",
+        (f"failed {printing.rate(failed)}/s", "not dim red" if failed else ""),
+        style="dim",
+    )

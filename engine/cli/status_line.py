@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from typing import TYPE_CHECKING, Any, Self
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from typing import TextIO
 
 _ERASE = "\r\x1b[K"
+_COLUMNS = 80
 
 
 class StatusLine:
@@ -69,12 +71,16 @@ class StatusLine:
             return
         text = self._text.copy()
         # The last column stays free: a line that reaches it is two lines to some terminals.
-        text.truncate(self._console.width - 1, overflow="ellipsis")
+        text.truncate(self._columns() - 1, overflow="ellipsis")
         with self._console.capture() as drawn:
             self._console.print(text, end="", soft_wrap=True)
         self._err.write(drawn.get())
         self._err.flush()
         self._drawn = True
+
+    def _columns(self) -> int:
+        # Some terminals do not say how wide they are.
+        return os.get_terminal_size(self._err.fileno()).columns or _COLUMNS
 
 
 class _Above:

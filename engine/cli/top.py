@@ -33,8 +33,8 @@ _SCRAPE_SECONDS = 5.0
 @click.argument("addresses", nargs=-1, metavar="[HOST:PORT]...")
 @click.option(
     "--interval",
-    type=click.FloatRange(min=0.1, max=3600),
-    default=2.0,
+    type=options.Amount(0.1, 3600),
+    default=2,
     show_default=True,
     metavar="SECONDS",
     help="Look again after so long.",

@@ -51,7 +51,7 @@ def lines(interval: Interval) -> str:
     """The interval as plain lines, each with the full name of what it is about."""
     head = [time.strftime("%H:%M:%S"), *_told(interval)]
     named = [
-        (row.kind, row.name if row is group[0] else f"{group[0].name}/{row.name}", *_cells(row))
+        (row.kind, printing.plain(row.name if row is group[0] else f"{group[0].name}/{row.name}"), *_cells(row))
         for group in interval.rows
         for row in group
     ]
@@ -69,7 +69,7 @@ class Screen:
         interval = self._interval
         yield Text.assemble(
             ("seldon top", "bold"),
-            f"  {', '.join(interval.addresses)}  {time.strftime('%H:%M:%S')}, every {interval.seconds:g} s",
+            f"  {', '.join(interval.addresses)}  {time.strftime('%H:%M:%S')}, every {interval.seconds:.10g} s",
             no_wrap=True,
             overflow="ellipsis",
         )

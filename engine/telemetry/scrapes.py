@@ -17,7 +17,7 @@ from engine.protocol.record import Owner
 from engine.telemetry.quantiles import quantile
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from engine.telemetry.quantiles import Quantile
 
@@ -29,7 +29,7 @@ Scrape: TypeAlias = "Mapping[str, Mapping[Labels, float]]"
 _GROWING = ("_total", "_count", "_sum", "_bucket")
 
 # What every process of ours tells.
-_OURS = "seldon_kafka_up"
+_KAFKA_UP = "seldon_kafka_up"
 
 # Codes of calls that were answered, and how calls come that a caller has made.
 _FINE = {"200", "OK"}
@@ -80,8 +80,8 @@ def parse(text: str) -> Scrape:
                 found[sample.name][tuple(sorted(sample.labels.items()))] = sample.value
     except (ValueError, KeyError, IndexError) as error:
         raise NoFigures(f"it is not in Prometheus' text format: {error}") from None
-    if _OURS not in found:
-        raise NoFigures(f"it has no {_OURS}")
+    if _KAFKA_UP not in found:
+        raise NoFigures(f"it has no {_KAFKA_UP}")
     return found
 
 
@@ -96,13 +96,15 @@ def change(before: Scrape, after: Scrape, seconds: float) -> Scrape:
     }
 
 
-def together(changes: Iterable[Scrape]) -> Scrape:
-    """Those of several processes as one."""
+def together(changes: Sequence[Scrape]) -> Scrape:
+    """Those of several processes as one; the broker is there for all of them or is away."""
     found: dict[str, dict[Labels, float]] = defaultdict(lambda: defaultdict(float))
     for each in changes:
         for name, samples in each.items():
             for labels, value in samples.items():
                 found[name][labels] += value
+    if changes:
+        found[_KAFKA_UP] = {(): min(min(each[_KAFKA_UP].values()) for each in changes)}
     return found
 
 
@@ -117,9 +119,7 @@ def calls(figures: Scrape) -> Calls:
                 if value and labels["code"] not in _FINE:
                     failed[labels["code"]] += value
     in_flight = sum(value for _, value in _samples(figures, "seldon_gateway_requests_in_flight"))
-    # Any process that has lost the broker is worth a look.
-    processes = sum(1 for _ in _samples(figures, "process_start_time_seconds"))
-    return Calls(rate, failed, in_flight, kafka=sum(figures[_OURS].values()) >= max(processes, 1))
+    return Calls(rate, failed, in_flight, kafka=bool(figures[_KAFKA_UP][()]))
 
 
 def rows(figures: Scrape) -> list[tuple[Row, ...]]:

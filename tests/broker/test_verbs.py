@@ -46,8 +46,8 @@ MASKS = (
     (re.compile(r'(; there are resources in "[^;]*|, nor in any other);'), "; OTHERS;"),
 )
 
-# Those that run until they are stopped, with tests of their own, and the one whose print-out is click's.
-OTHERS = {"up", "worker", "gateway", "completion"}
+# Those that run until they are stopped or tell of times, with tests of their own; and what click prints.
+OTHERS = {"up", "worker", "gateway", "top", "bench", "completion"}
 
 
 # What is waited for differs from run to run, and so does whether it is waited for at all.

@@ -53,11 +53,11 @@ KAFKA = {
     "experiment list": (),
     "topics list": (),
 }
-GATEWAY = {"model infer": ("m", "{}"), "model metadata": ("m",), "pipeline infer": ("p", "{}")}
+GATEWAY = {"model infer": ("m", "{}"), "model metadata": ("m",), "pipeline infer": ("p", "{}"), "bench": ("m", "{}")}
 FILES = [name for name, arguments in KAFKA.items() if "-f" in arguments]
 CONFIG = ("add", "activate", "deactivate", "list", "remove")
 # Those that start something on their own, or need neither.
-OTHERS = {"up", "completion", "pipeline graph", "pipeline try", *(f"config {verb}" for verb in CONFIG)}
+OTHERS = {"up", "top", "completion", "pipeline graph", "pipeline try", *(f"config {verb}" for verb in CONFIG)}
 
 EXPERIMENT = """\
 ---

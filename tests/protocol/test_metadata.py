@@ -6,8 +6,10 @@ import orjson
 import pytest
 
 from engine.errors import InvalidInput
+from engine.protocol import rest_json
 from engine.protocol.messages import ModelMetadataResponse
-from engine.protocol.metadata import decode_metadata, encode_metadata
+from engine.protocol.metadata import decode_metadata, encode_metadata, example
+from engine.protocol.tensors import DATATYPES
 
 
 def test_metadata_is_written_as_the_protocol_has_it() -> None:
@@ -40,3 +42,34 @@ def test_what_servers_leave_out_of_metadata_is_empty() -> None:
 def test_metadata_that_is_none_of_v2_is_refused(document: Any) -> None:
     with pytest.raises(InvalidInput, match="the metadata is none of V2"):
         decode_metadata(orjson.dumps(document))
+
+
+@pytest.mark.parametrize("datatype", DATATYPES)
+def test_an_example_of_any_datatype_is_a_request(datatype: str) -> None:
+    message = ModelMetadataResponse(name="m")
+    message.inputs.add(name="x", datatype=datatype, shape=[-1, 4])
+    request = rest_json.decode_request(orjson.dumps(example(message)))
+    assert [(each.name, each.datatype, each.shape[:]) for each in request.inputs] == [("x", datatype, [1, 4])]
+
+
+def test_an_example_of_what_tells_only_its_names_has_one_number_for_each() -> None:
+    message = ModelMetadataResponse(name="m")
+    message.inputs.add(name="x")
+    message.inputs.add(name="y", datatype="INT32", shape=[])
+    assert example(message) == {
+        "inputs": [
+            {"name": "x", "datatype": "FP32", "shape": [1], "data": [1]},
+            {"name": "y", "datatype": "INT32", "shape": [], "data": [1]},
+        ]
+    }
+
+
+@pytest.mark.parametrize(
+    ("shape", "said"), [(None, "does not tell"), ([1 << 20, 1 << 20], "1,099,511,627,776 elements")]
+)
+def test_there_is_no_example_of_nothing_and_none_that_fills_the_memory(shape: list[int] | None, said: str) -> None:
+    message = ModelMetadataResponse(name="m")
+    if shape:
+        message.inputs.add(name="x", datatype="FP32", shape=shape)
+    with pytest.raises(InvalidInput, match=said):
+        example(message)
