@@ -12,6 +12,7 @@ from engine.dataflow.gather import Call
 from engine.errors import InvalidInput, ModelFailed, RequestError
 from engine.runtimes.contract import Part
 from engine.telemetry.figures import OK, Flow, status
+from engine.telemetry.logs import CONCERN, Concern
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
@@ -201,8 +202,11 @@ class Calls:
     async def _call(self, call: Call, way: Way) -> None:
         since = time.perf_counter()
         self._steps[call.node].sizes.observe(len(call.requests))
+        headers = self._headers(call)
+        # For the lines of whoever answers; the task ends with the call.
+        CONCERN.set(Concern(headers, self._names[call.node]))
         span = self._spans.batch(way.model, call.requests) if self._spans and len(call.requests) > 1 else None
-        async for part in self._parts(way, call.columns, self._headers(call)):
+        async for part in self._parts(way, call.columns, headers):
             self._count(call.node, way, part.outcome, len(part.rows), since)
             self._answered(call, part)
         if span is not None:
@@ -213,7 +217,8 @@ class Calls:
         last, name = shared.calls[-1], self._names[shared.calls[-1].node]
         way = self._splits.way(name, _routed(last.requests[-1])) if self._splits.is_split(name) else Way(name)
         since = time.perf_counter()
-        everyone = [request for call in shared.calls for request in call.requests]
+        everyone: list[Any] = [request for call in shared.calls for request in call.requests]
+        CONCERN.set(Concern([request.headers for request in everyone], name))
         span = self._spans.batch(name, everyone) if self._spans else None
         [part] = [part async for part in self._parts(way, shared.columns, self._headers(last)[-1:])]
         if span is not None:

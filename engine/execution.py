@@ -33,6 +33,7 @@ from engine.protocol.record import (
     Topics,
     travelling,
 )
+from engine.telemetry import logs
 from engine.telemetry.figures import Flow
 
 if TYPE_CHECKING:
@@ -459,6 +460,8 @@ class Execution:
         """A request that ends without an answer: the error on the outputs topic, unless a branch was not taken."""
         self._flow.ended_unanswered(error)
         if not isinstance(error, NoAnswer):
+            step = error.step or self.plan.name
+            log.info("a request ended with %s", ERROR_CODES[type(error)], extra=logs.about(request.headers, step=step))
             if not request.failures:
                 self._flow.failed(self.plan.name, error)
                 self._write_error(request, self.topics.errors, error)

@@ -25,6 +25,7 @@ COMPRESSIONS = ("producer", "uncompressed", "gzip", "snappy", "lz4", "zstd")
 FOR_EVER, MOST_MILLISECONDS = -1, (1 << 63) - 1
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+LOG_FORMATS = ("text", "json")
 
 # A host, or an IPv6 address in brackets; Kafka's clients know a port where none is named.
 _BROKER = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[^\s:,\[\]]+)(:[0-9]{1,5})?")
@@ -62,7 +63,8 @@ class Settings:
     artefact_cache          folder for artefacts that were fetched from elsewhere; empty: in the user's cache folder
     metrics_listen          where `/metrics` is served apart from the gateway, or without one; empty: nowhere
     tracing_config          file that says where spans go, as the reference has it; empty: nothing is traced
-    log_level               of the product's own log lines
+    log_level               of the log lines of the product and of what it is made of
+    log_format              text, or json: one object a line
     """
 
     kafka_broker: str = ""
@@ -98,6 +100,7 @@ class Settings:
     metrics_listen: str = ""
     tracing_config: str = ""
     log_level: str = "WARNING"
+    log_format: str = "text"
 
     def __post_init__(self) -> None:
         for name in (
@@ -117,6 +120,7 @@ class Settings:
             self._check_topic_part(name)
         self._check_choice("processing_guarantee", ("", *GUARANTEES))
         self._check_choice("compression", ("", *COMPRESSIONS))
+        self._check_choice("log_format", LOG_FORMATS)
         if not FOR_EVER <= self.retention_ms <= MOST_MILLISECONDS:
             raise InvalidSettings(
                 f"retention_ms is {self.retention_ms}; it must be at least 1, -1 for ever, or 0 for the broker's own"
@@ -189,6 +193,7 @@ ENVIRONMENT: tuple[tuple[str, str], ...] = (
     ("SELDON_UI_LISTEN", "ui_listen"),
     ("SELDON_TRACING_CONFIG_PATH", "tracing_config"),
     ("SELDON_LOG_LEVEL", "log_level"),
+    ("SELDON_LOG_FORMAT", "log_format"),
 )
 
 

@@ -23,6 +23,7 @@ from engine.cli import options
 from engine.cli.standing import Standing
 from engine.cli.status_line import StatusLine
 from engine.errors import BrokerReplaced, BrokerUnavailable, UnequalPartitions
+from engine.telemetry import logs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,9 +33,6 @@ if TYPE_CHECKING:
     from engine.watching import Watch
 
 log = logging.getLogger(__name__)
-
-# aiokafka says the same about a broker that is away many times a second; once in this time is enough.
-SAME_LINE_SECONDS = 30.0
 
 # How long a broker that was replaced is left alone before all begins anew with it, and each time that it is away.
 RETRY_SECONDS = 0.5
@@ -121,7 +119,7 @@ def _serve(paths: tuple[str, ...], flags: dict[str, Any], *, broker: bool, worke
 
     settings = options.settings(flags, default_broker=not broker)
     watch = Watch(paths, lambda line: click.echo(line, err=True), alone=broker and not settings.kafka_broker)
-    _log(settings)
+    logs.begin(settings.log_level.upper(), settings.log_format)
     parts = app.Parts(broker=broker, worker=worker, gateway=gateway)
     with StatusLine() as line:
         standing = Standing(line)
@@ -153,6 +151,7 @@ async def _run(
     """Run until a signal comes; a broker that came back as another one, with nothing in it, is begun with anew."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(logs.faulty_task)
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, _stop, stop)
     aside = [asyncio.create_task(_collect()), asyncio.create_task(standing.keep())]
@@ -296,41 +295,3 @@ def _banner(process: Process, seconds: float) -> list[str]:
     kept = f", {settings.processing_guarantee}" if process.parts.worker else ""
     lines.append(f"  ready in {seconds:.1f} s{kept}; Ctrl-C stops")
     return lines
-
-
-class _OnceInAWhile(logging.Filter):
-    """Lets a line of the same place through once in a while."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._said: dict[tuple[str, int], float] = {}
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        place = (record.pathname, record.lineno)
-        now = time.monotonic()
-        if now - self._said.get(place, -SAME_LINE_SECONDS) < SAME_LINE_SECONDS:
-            return False
-        self._said[place] = now
-        return True
-
-
-class _ToStandardError(logging.StreamHandler["TextIO"]):
-    """Writes to what standard error is at the time: above the status line while there is one."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.setStream(sys.stderr)
-        super().emit(record)
-
-
-def _log(settings: Settings) -> None:
-    handler = _ToStandardError()
-    handler.addFilter(_OnceInAWhile())
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.basicConfig(level=settings.log_level.upper(), handlers=[handler])
-    if settings.log_level.upper() != "DEBUG":
-        for noisy in ("aiokafka", "faust", "mode"):
-            logging.getLogger(noisy).setLevel(logging.ERROR)
-        # Coordinators move and come back, and topics just made are not known everywhere at once: the client tries
-        # again by itself and says so as an error.
-        for retried in ("cluster", "consumer.fetcher", "consumer.group_coordinator"):
-            logging.getLogger(f"aiokafka.{retried}").setLevel(logging.CRITICAL)

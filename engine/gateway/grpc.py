@@ -21,6 +21,7 @@ from engine.errors import InvalidInput, ModelFailed, RequestError, TimedOut, Too
 from engine.gateway import observing, routing, statuses
 from engine.protocol import columns, messages
 from engine.protocol.record import REQUEST_ID
+from engine.telemetry import logs
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -253,9 +254,11 @@ class _Call:
         """End the call with the status of an error; what is no RequestError is our fault, and logged."""
         if isinstance(error, grpc.aio.AbortError):
             raise error
+        concerned = logs.about([(REQUEST_ID, self.request_id.encode())])
         if isinstance(error, RequestError):
+            logger.info("a gRPC call ended with %s", statuses.status_of(error).grpc.name, extra=concerned)
             await self.abort(statuses.status_of(error).grpc, statuses.text_of(error), error.headers, _pushback(error))
-        logger.error("a gRPC call failed by a fault in the gateway", exc_info=error)
+        logger.error("a gRPC call failed by a fault in the gateway", exc_info=error, extra=concerned)
         await self.abort(statuses.INTERNAL.grpc, statuses.INTERNAL_TEXT)
 
     async def abort(

@@ -20,6 +20,7 @@ from engine.protocol import columns as col
 from engine.protocol import routes
 from engine.protocol.messages import ModelMetadataResponse
 from engine.protocol.record import PIPELINE, REQUEST_ID, Owner, Side
+from engine.telemetry.logs import CONCERN, Concern
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -236,6 +237,7 @@ class DataPlane:
         self._check_size(request.ByteSize(), "the request")
         columns = col.from_message(request, col.REQUEST)
         self._direct += 1
+        concern = CONCERN.set(Concern([headers]))
         try:
             async with asyncio.timeout(timeout):
                 # To the end of it: what is left of a generator costs the event loop a task that closes it.
@@ -243,6 +245,7 @@ class DataPlane:
         except TimeoutError:
             raise TimedOut(f"no answer came within {timeout:g} s", step=target.name) from None
         finally:
+            CONCERN.reset(concern)
             self._direct -= 1
         if not parts:
             raise ModelFailed("the runtime gave no answer", step=target.name)

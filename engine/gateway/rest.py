@@ -18,6 +18,7 @@ from engine.gateway.port import Connections
 from engine.protocol import rest_json
 from engine.protocol.metadata import encode_metadata
 from engine.protocol.record import REQUEST_ID, Owner
+from engine.telemetry import logs
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -117,6 +118,7 @@ class Rest:
             response = await handler(request)
         except RequestError as error:
             response = _error(statuses.status_of(error).http, statuses.text_of(error))
+            logger.info("a REST call ended with %d", response.status, extra=_about())
             for name, value in routing.returning(error.headers):
                 response.headers.add(name, value)
             if (seconds := statuses.retry_after(error)) is not None:
@@ -257,7 +259,7 @@ class _Http1(web.RequestHandler):
     ) -> web.StreamResponse:
         """Answer what is no HTTP request, and requests on which a handler failed by a fault of ours."""
         if status >= 500:  # noqa: PLR2004 - the server's faults
-            logger.error("a REST call failed by a fault in the gateway", exc_info=exc)
+            logger.error("a REST call failed by a fault in the gateway", exc_info=exc, extra=_about())
         if request.writer.output_size > 0:
             raise ConnectionError("the response has been sent in part, so no error can be")
         malformed = f"the HTTP request is malformed: {message or exc}"
@@ -265,6 +267,10 @@ class _Http1(web.RequestHandler):
         response.headers[REQUEST_ID] = _request_id.get() or self._rest.new_request_id()
         response.force_close()
         return response
+
+
+def _about() -> dict[str, object]:
+    return logs.about([(REQUEST_ID, _request_id.get().encode())])
 
 
 def _pairs(request: web.Request) -> routing.Pairs:

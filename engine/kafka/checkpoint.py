@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
+from engine.telemetry import logs
 from engine.telemetry.figures import SIZES, STEP_SECONDS, Distribution
 
 if TYPE_CHECKING:
@@ -185,7 +186,9 @@ class Checkpoints(ABC):
             self.spans.checkpoint(self._intake.group, units, seconds)
 
     def _give_up(self, unit: Unit | Early) -> None:
-        log.error("the topics do not take what the request at %s gave; it is given up", unit.place)
+        # All records of a request have its headers.
+        concerned = logs.about(*(headers for *_, headers in unit.records[:1]))
+        log.error("the topics do not take what the request at %s gave; it is given up", unit.place, extra=concerned)
 
 
 def tell(units: Iterable[Unit | Early]) -> None:

@@ -23,6 +23,7 @@ from engine.kafka import client
 from engine.kafka.outlet import Outlet
 from engine.protocol import routes
 from engine.protocol.record import ERROR_CODE, ERROR_STEP, REPLY, ReplyAddress, Topics, error_of, header
+from engine.telemetry import logs
 
 if TYPE_CHECKING:
     from engine.protocol.record import HeaderPairs, Headers
@@ -124,7 +125,10 @@ class ReplyDesk:
     def copy(self, topic: str, key: bytes, value: bytes, headers: Headers) -> None:
         """Publish a request that nobody waits for; what cannot be published is told in the log alone."""
         if len(self._copies) >= MOST_COPIES:
-            log.warning("a request was not copied to %s: %d copies wait for the broker", topic, MOST_COPIES)
+            about = logs.about(headers)
+            log.warning(
+                "a request was not copied to %s: %d copies wait for the broker", topic, MOST_COPIES, extra=about
+            )
             return
         task = asyncio.create_task(self._copy(topic, key, value, headers))
         self._copies.add(task)
@@ -135,7 +139,7 @@ class ReplyDesk:
             await self._ensure(topic)
             await self._publish(topic, key, value, headers)
         except RequestError as error:
-            log.warning("a request was not copied to %s: %s", topic, error)
+            log.warning("a request was not copied to %s: %s", topic, error, extra=logs.about(headers))
 
     async def _ensure(self, topic: str) -> None:
         """No worker may have come yet to create the topic; the request waits there for one."""

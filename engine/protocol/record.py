@@ -26,7 +26,8 @@ REQUEST_ID = "x-request-id"
 ROUTE = "x-seldon-route"
 
 # Of W3C: which trace a request belongs to. They travel as X- headers do.
-TRACE_CONTEXT = ("traceparent", "tracestate", "baggage")
+TRACE_PARENT = "traceparent"
+TRACE_CONTEXT = (TRACE_PARENT, "tracestate", "baggage")
 REPLY = "seldon-reply"
 STEP = "seldon-step"
 INFER_TYPE = "seldon-infer-type"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
@@ -11,8 +12,10 @@ from engine.errors import InvalidSettings
 from engine.telemetry.spans import Spans
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
+
+log = logging.getLogger(__name__)
 
 # A collector that is away must not hold up the end of the process.
 FLUSH_SECONDS = 2.0
@@ -64,8 +67,11 @@ def connect(tracing: Tracing, instance: str, namespace: str) -> tuple[Spans, Cal
     about = {"service.name": "millrace", "service.instance.id": instance, "service.namespace": namespace}
     # What is not sampled never comes so far.
     provider = TracerProvider(sampler=ALWAYS_ON, resource=Resource.create(about))
+    # They tell each span that is dropped and each attempt: `_Told` says once what there is to know.
+    logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
+    exporter: Any = _Told(OTLPSpanExporter(endpoint=tracing.endpoint, insecure=True), tracing.endpoint)
     # Whatever does not fit its queue while the collector is away is dropped, and costs no request.
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=tracing.endpoint, insecure=True)))
+    provider.add_span_processor(BatchSpanProcessor(exporter))
 
     def stop() -> None:
         last = threading.Thread(target=provider.shutdown, name="last-spans", daemon=True)
@@ -73,3 +79,21 @@ def connect(tracing: Tracing, instance: str, namespace: str) -> tuple[Spans, Cal
         last.join(FLUSH_SECONDS)
 
     return Spans(provider.get_tracer("millrace"), tracing.ratio), stop
+
+
+class _Told:
+    """An exporter that says once in the log that its collector is away, and once that it is back."""
+
+    def __init__(self, exporter: Any, endpoint: str) -> None:
+        self._exporter, self._endpoint, self._is_away = exporter, endpoint, False
+        self.shutdown, self.force_flush = exporter.shutdown, exporter.force_flush
+
+    def export(self, spans: Sequence[Any]) -> Any:
+        """As exporters have it."""
+        result = self._exporter.export(spans)
+        was_away, self._is_away = self._is_away, result.name != "SUCCESS"
+        if self._is_away and not was_away:
+            log.warning("the collector at %s takes no spans: they are dropped until it does", self._endpoint)
+        elif was_away and not self._is_away:
+            log.warning("the collector at %s takes spans again", self._endpoint)
+        return result

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from opentelemetry import trace
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from engine.protocol.record import REQUEST_ID, header
+from engine.protocol.record import REQUEST_ID, TRACE_PARENT, header
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -31,8 +31,7 @@ if TYPE_CHECKING:
     Begun = tuple[Span | None, HeaderList]
 
 # What the propagator reads and writes; baggage travels as it came.
-_PARENT = "traceparent"
-_NAMES = (_PARENT, "tracestate")
+_NAMES = (TRACE_PARENT, "tracestate")
 _TRACEPARENT = re.compile(b"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-(?P<flags>[0-9a-f]{2})(-.*)?")
 _CONTEXT = TraceContextTextMapPropagator()
 
@@ -92,7 +91,7 @@ class Spans:
     def sampled(self, headers: HeaderPairs) -> bool:
         """Whether a request is traced: as whoever began its trace has decided, otherwise one of so many."""
         for name, value in headers:
-            if name == _PARENT and value and (found := _TRACEPARENT.fullmatch(value)):
+            if name == TRACE_PARENT and value and (found := _TRACEPARENT.fullmatch(value)):
                 return bool(int(found["flags"], 16) & 1)
         return self._draw() < self._ratio
 
@@ -116,10 +115,10 @@ class Spans:
     def _begin(self, name: str, kind: SpanKind, headers: HeaderPairs, attributes: Attributes) -> Begun:
         if self.sampled(headers):
             return self._start(name, kind, headers, attributes)
-        if any(name == _PARENT and _TRACEPARENT.fullmatch(value or b"") for name, value in headers):
+        if any(name == TRACE_PARENT and _TRACEPARENT.fullmatch(value or b"") for name, value in headers):
             return None, [*headers]
         # Whoever comes after us is not to decide anew.
-        mark = (_PARENT, b"00-%032x-%016x-00" % (getrandbits(128) or 1, getrandbits(64) or 1))
+        mark = (TRACE_PARENT, b"00-%032x-%016x-00" % (getrandbits(128) or 1, getrandbits(64) or 1))
         return None, [*(pair for pair in headers if pair[0] not in _NAMES), mark]
 
     def _start(
