@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import sys
 import time
 from dataclasses import dataclass
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 # A scrape asks the broker how far groups are behind, and waits a second for that at most.
 _SCRAPE_SECONDS = 5.0
+
+# Which share of the time the processes may be asked: hundreds of pipelines take them half a second of CPU.
+_LOOK_SHARE = 0.1
 
 
 @click.command()
@@ -53,7 +57,7 @@ def top(addresses: tuple[str, ...], interval: float, *, once: bool) -> None:
       seldon top gateway:9000 worker-0:9100 worker-1:9100 --once
     """  # noqa: D301  click's own mark for a paragraph that is not to be wrapped
     watched = [Watched(address) for address in dict.fromkeys(addresses or (options.default_host(),))]
-    with contextlib.suppress(KeyboardInterrupt):  # that is how one leaves
+    with contextlib.suppress(KeyboardInterrupt, asyncio.CancelledError):  # that is how one leaves
         asyncio.run(_watch(watched, interval, once=once))
 
 
@@ -119,6 +123,10 @@ class _Pace:
 async def _watch(watched: list[Watched], interval: float, *, once: bool) -> None:
     import aiohttp
 
+    watching = asyncio.current_task()
+    assert watching is not None
+    # A screen that is left as it is would leave the terminal in it.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, watching.cancel)
     timeout = aiohttp.ClientTimeout(total=_SCRAPE_SECONDS)
     async with aiohttp.ClientSession(timeout=timeout, cookie_jar=aiohttp.DummyCookieJar()) as session:
         await _look(watched, session)
@@ -131,8 +139,11 @@ async def _watch(watched: list[Watched], interval: float, *, once: bool) -> None
         await _show(watched, session, _Pace(interval, once))
 
 
-async def _look(watched: list[Watched], session: aiohttp.ClientSession) -> None:
+async def _look(watched: list[Watched], session: aiohttp.ClientSession) -> float:
+    """Ask all; how many seconds it took."""
+    since = time.monotonic()
     await asyncio.gather(*(each.look(session) for each in watched))
+    return time.monotonic() - since
 
 
 async def _show(watched: list[Watched], session: aiohttp.ClientSession, pace: _Pace) -> None:
@@ -152,9 +163,10 @@ async def _intervals(
     watched: list[Watched], session: aiohttp.ClientSession, pace: _Pace
 ) -> AsyncIterator[topped.Interval]:
     """What is to be shown after each interval."""
+    took = 0.0
     while True:
-        await asyncio.sleep(pace.interval)
-        await _look(watched, session)
+        await asyncio.sleep(max(pace.interval, took / _LOOK_SHARE))
+        took = await _look(watched, session)
         yield _interval(watched, pace)
         if pace.once:
             return

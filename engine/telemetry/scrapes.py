@@ -6,11 +6,10 @@ what they are.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
-
-from prometheus_client.parser import text_string_to_metric_families
 
 from engine.errors import EngineError
 from engine.protocol.record import Owner
@@ -30,6 +29,14 @@ _GROWING = ("_total", "_count", "_sum", "_bucket")
 
 # What every process of ours tells.
 _KAFKA_UP = "seldon_kafka_up"
+
+# A line of Prometheus' text format, without the time that we do not write.
+_SAMPLE = re.compile(r"([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})? (\S+)")
+_LABEL = re.compile(r'([a-zA-Z_]\w*)="((?:[^"\\]|\\.)*)"')
+_ESCAPED = re.compile(r"\\(.)")
+
+# How much of a line is told that is none.
+_QUOTED = 60
 
 # Codes of calls that were answered, and how calls come that a caller has made.
 _FINE = {"200", "OK"}
@@ -72,17 +79,35 @@ class Calls:
 
 
 def parse(text: str) -> Scrape:
-    """One process' figures. Raises NoFigures for anything else."""
+    """One process' figures. Raises NoFigures for anything else.
+
+    The library's parser takes five times as long: of 200 pipelines with five steps a second and more.
+    """
     found: dict[str, dict[Labels, float]] = defaultdict(dict)
-    try:
-        for family in text_string_to_metric_families(text):
-            for sample in family.samples:
-                found[sample.name][tuple(sorted(sample.labels.items()))] = sample.value
-    except (ValueError, KeyError, IndexError) as error:
-        raise NoFigures(f"it is not in Prometheus' text format: {error}") from None
+    for line in text.splitlines():
+        if not line or line.startswith("#"):
+            continue
+        sample = _SAMPLE.fullmatch(line)
+        try:
+            name, labels, value = sample.groups() if sample else ("", "", "")
+            found[name][_labels(labels or "")] = float(value)
+        except ValueError:
+            raise NoFigures(f"it is not in Prometheus' text format: {line[:_QUOTED]!r}") from None
     if _KAFKA_UP not in found:
         raise NoFigures(f"it has no {_KAFKA_UP}")
     return found
+
+
+def _labels(text: str) -> Labels:
+    return tuple(
+        sorted(
+            (name, _ESCAPED.sub(_unescape, value) if "\\" in value else value) for name, value in _LABEL.findall(text)
+        )
+    )
+
+
+def _unescape(match: re.Match[str]) -> str:
+    return "\n" if match[1] == "n" else match[1]
 
 
 def change(before: Scrape, after: Scrape, seconds: float) -> Scrape:

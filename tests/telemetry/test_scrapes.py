@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families
 
 from engine.errors import ModelFailed
 from engine.protocol.record import Owner
@@ -143,7 +144,21 @@ async def test_a_gateway_without_workers_tells_of_pipelines_what_callers_met() -
     assert [(row.name, row.requests) for group in found for row in group] == [("fraud", 0.5)]
 
 
-@pytest.mark.parametrize("page", ["", "<html>hello</html>", "up 1\n", "seldon_kafka_up {", "\0"])
+async def test_a_page_is_read_as_the_library_reads_it() -> None:
+    figures = busy()
+    work(figures)
+    figures.flow(Owner.PIPELINE, 'a "quoted\\n" name, with=} {braces \\ and\na line').taken = 5
+    page = await text(figures)
+    expected: dict[str, dict[object, float]] = {}
+    for family in text_string_to_metric_families(page):
+        for sample in family.samples:
+            expected.setdefault(sample.name, {})[tuple(sorted(sample.labels.items()))] = sample.value
+    assert parse(page) == expected
+
+
+@pytest.mark.parametrize(
+    "page", ["", "<html>hello</html>", "up 1\n", "seldon_kafka_up {", "\0", "seldon_kafka_up one\n"]
+)
 def test_what_is_no_page_of_ours_is_refused(page: str) -> None:
     with pytest.raises(NoFigures):
         parse(page)
