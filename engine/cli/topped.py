@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 _TITLES = ("requests/s", "p50", "p99", "failed/s", "lag", "in flight")
 
-# What the screen has besides the rows: whose figures, what gateways do, an empty line, and the table's head.
-_HEAD_LINES = 5
+# What the screen has besides what is said of processes and the rows: whose figures, an empty line, the table's head.
+_HEAD_LINES = 4
 
 _FAILING = "red"
 
@@ -49,13 +49,14 @@ class Interval:
 
 def lines(interval: Interval) -> str:
     """The interval as plain lines, each with the full name of what it is about."""
-    head = [time.strftime("%H:%M:%S"), *_told(interval)]
+    clock = time.strftime("%H:%M:%S")
     named = [
         (row.kind, printing.plain(row.name if row is group[0] else f"{group[0].name}/{row.name}"), *_cells(row))
         for group in interval.rows
         for row in group
     ]
-    return "\n".join(["  ".join(head), printing.table(("kind", "name", *_TITLES), named)])
+    head = [f"{clock}  {said}" for said in (*_away(interval), _told(interval)) if said]
+    return "\n".join([*head, printing.table(("kind", "name", *_TITLES), named)])
 
 
 class Screen:
@@ -73,11 +74,15 @@ class Screen:
             no_wrap=True,
             overflow="ellipsis",
         )
-        yield Text(
-            "  ".join(_told(interval)), style=_FAILING if _alarming(interval) else "", no_wrap=True, overflow="ellipsis"
-        )
+        heads = [Text(said, style=_FAILING) for said in _away(interval)]
+        if said := _told(interval):
+            heads.append(Text(said, style=_FAILING if _alarming(interval) else ""))
+        for head in heads:
+            head.no_wrap, head.overflow = True, "ellipsis"
+            yield head
         yield Text("")
-        shown, left = fitting(interval.rows, (options.height or console.height) - _HEAD_LINES)
+        room = (options.height or console.height) - len(heads) - _HEAD_LINES
+        shown, left = fitting(interval.rows, room)
         if shown:
             yield _table(shown)
         if left:
@@ -135,25 +140,27 @@ def _count(value: float | None) -> str:
     return "-" if value is None else f"{value:,.0f}"
 
 
-def _told(interval: Interval) -> list[str]:
-    """What is said of the processes: those that are away, then the calls of the others."""
-    told = [
+def _away(interval: Interval) -> list[str]:
+    """What is said of the processes that do not answer."""
+    return [
         f"{address} has been away since {since}: {printing.plain(reason)}; trying again"
         for address, (since, reason) in interval.away.items()
     ]
+
+
+def _told(interval: Interval) -> str:
+    """What gateways do; nothing where all are away."""
     calls = interval.calls
     if calls is None:
-        return told or [f"looking for {interval.seconds:g} s"]
-    failed = sum(calls.failed.values())
+        return "" if interval.away else f"looking for {interval.seconds:g} s"
     by_code = sorted(calls.failed.items(), key=lambda item: -item[1])
     codes = f" ({', '.join(f'{code} {printing.rate(value)}/s' for code, value in by_code)})" if by_code else ""
-    told.append(f"calls {printing.rate(calls.rate)}/s")
-    told.append(f"failed {printing.rate(failed)}/s{codes}")
-    told.append(f"answering {calls.in_flight:,.0f}")
-    told.append("broker up" if calls.kafka else "broker away")
-    return told
+    return (
+        f"calls {printing.rate(calls.rate)}/s  failed {printing.rate(sum(calls.failed.values()))}/s{codes}  "
+        f"answering {calls.in_flight:,.0f}  broker {'up' if calls.kafka else 'away'}"
+    )
 
 
 def _alarming(interval: Interval) -> bool:
     calls = interval.calls
-    return bool(interval.away) or (calls is not None and (bool(calls.failed) or not calls.kafka))
+    return calls is not None and (bool(calls.failed) or not calls.kafka)

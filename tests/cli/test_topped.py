@@ -77,6 +77,14 @@ def test_a_process_that_is_away_is_told_of_with_since_when_and_why() -> None:
     assert lines(interval(away=away, calls=None)).splitlines()[0].partition("  ")[2] == told
 
 
+def test_each_process_that_is_away_has_its_line_and_the_screen_still_fits() -> None:
+    many = [(Row("pipeline", f"p{number:03}", 1.0, 0.0),) for number in range(200)]
+    away = {f"there:{port}": ("12:00:03", "Connection refused") for port in range(3)}
+    shown = drawn(interval(*many, away=away), height=24)
+    assert [line.split()[0] for line in shown[1:5]] == ["there:0", "there:1", "there:2", "calls"]
+    assert len(shown) == 24
+
+
 def test_a_broker_that_is_away_is_told_of() -> None:
     assert drawn(interval(calls=Calls(0.0, {}, 0, kafka=False)))[1].endswith("broker away")
 
