@@ -153,7 +153,7 @@ class Live:
             self._counted.notify_all()
 
     def count(self) -> Figure:
-        """The figures since some seconds ago, now that it is counted once more."""
+        """The figures since some seconds ago, now that it is counted once more; `since` is a moment told of before."""
         now = sample(self._figures, self._clock())
         while len(self._samples) > 1 and now.at - self._samples[0].at > SPAN_SECONDS:
             self._samples.popleft()
@@ -162,8 +162,8 @@ class Live:
         fault = self._figures.kafka()
         told = {"at": now.at, "broker": {"ok": not fault, "fault": fault}}
         if before is None:
-            return {**told, "pipelines": {}, "models": {}, "experiments": {}}
-        return {**told, **self._told(before, now)}
+            return {**told, "since": None, "pipelines": {}, "models": {}, "experiments": {}}
+        return {**told, "since": before.at, **self._told(before, now)}
 
     async def _rest(self) -> None:
         """Nobody watches: what is counted until somebody does again is not of the last seconds."""

@@ -17,7 +17,7 @@ from engine.resources import Pipeline, quoted
 from engine.ui.records import failure, in_order, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Sequence
 
     from engine.inspect import Inspected, Source
     from engine.kafka.view import View
@@ -78,15 +78,17 @@ class Requests:
         return {"id": request_id, "pipeline": pipeline, "records": records, "complete": looked.complete}
 
     async def _look(self, pipeline: str, **asked: Any) -> Inspected:
+        if ("pipeline", pipeline) not in self._view.resources:
+            raise UnknownResource(f"no pipeline {quoted(pipeline)} is loaded")
         if self._looks.locked():
             raise Overloaded(f"{MOST_LOOKS} looks at topics are under way; try again in a moment")
         async with self._looks:
             return await inspect(self._settings, pipeline, view=self._view, **asked)
 
 
-def _without_value(record: Record, source: Source | None) -> Record:
+def _without_value(record: Record, _: Source | None) -> Record:
     """What a list shows of a record: an error's text, and otherwise nothing but its headers."""
-    return record if source is not None and source.side is None else replace(record, value=None)
+    return record if failure(record) is not None else replace(record, value=None)
 
 
 def _by_request(found: Inspected) -> dict[str, list[tuple[Record, Source]]]:
@@ -100,23 +102,25 @@ def _by_request(found: Inspected) -> dict[str, list[tuple[Record, Source]]]:
 
 
 def _summary(
-    pipeline: str, request_id: str, parts: Iterable[tuple[Record, Source]], *, answers: bool, overdue: float
+    pipeline: str, request_id: str, parts: Sequence[tuple[Record, Source]], *, answers: bool, overdue: float
 ) -> Data:
     """How a request stands. What was not answered by the time that callers wait for is not known to run."""
-    came = [record.timestamp / 1000 for record, source in parts if source.side is Side.INPUTS]
-    answered = [record.timestamp / 1000 for record, source in parts if source.side is Side.OUTPUTS]
-    errors = [(record.timestamp / 1000, failure(record)) for record, source in parts if source.side is None]
-    first = min(came or answered or [at for at, _ in errors])
-    # A step's error need not cost the request its answer.
-    ended = answered or [at for at, _ in errors]
-    if answered:
-        state = "done"
-    elif errors:
-        state = "failed"
+    came = [record.timestamp for record, source in parts if source.side is Side.INPUTS]
+    ends = [record for record, source in parts if source.side is Side.OUTPUTS]
+    errors = [record for record, source in parts if source.side is None]
+    # Where there is an output it tells the end: an error of a step need not cost a request its answer.
+    last = (ends or errors)[-1] if ends or errors else None
+    first = min(came or [record.timestamp for record, _ in parts])
+    error = None if last is None else failure(last)
+    if last is not None:
+        state = "done" if error is None else "failed"
     else:
-        state = "running" if answers and first > overdue else "unknown"
-    error = errors[0][1]["message"] if errors and not answered and errors[0][1] else None
-    seconds = max(ended) - min(came) if ended and came else None
+        state = "running" if answers and first / 1000 > overdue else "unknown"
     return {
-        "id": request_id, "pipeline": pipeline, "at": first, "state": state, "seconds": seconds, "error": error,
-    }  # fmt: skip
+        "id": request_id,
+        "pipeline": pipeline,
+        "at": first / 1000,
+        "state": state,
+        "seconds": (last.timestamp - first) / 1000 if last is not None and came else None,
+        "error": error and error["message"],
+    }

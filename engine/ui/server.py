@@ -170,6 +170,7 @@ class Page:
 
     async def _send(self, request: web.Request) -> web.Response:
         target = _target(request)
+        await self._plane.ready(target)  # raises when there is none
         message = rest_json.decode_request(await request.read())
         message.model_name = target.name
         return _document({"id": self._sending.send(target, message)}, web.HTTPAccepted.status_code)

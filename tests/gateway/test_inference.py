@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from engine.errors import Overloaded, TooLarge, UnknownResource
-from engine.gateway.inference import DataPlane, Target
+from engine.gateway.inference import DataPlane, Target, Way
 from engine.protocol.messages import ModelInferRequest, ModelMetadataResponse
 from engine.protocol.record import Owner, RequestIds, Topics
 from engine.runtimes.function import Function
@@ -56,7 +56,7 @@ class Desk:
 
 
 @asynccontextmanager
-async def serving() -> AsyncIterator[tuple[DataPlane, Catalogue, Desk]]:
+async def serving(**more: Any) -> AsyncIterator[tuple[DataPlane, Catalogue, Desk]]:
     function = Function(lambda arrays: [("y", np.zeros(int(arrays["x"][0]), np.uint8))], ("x",), "test")
     runtime, catalogue = InProcessRuntime("grow", lambda: function, max_rows=None, threads=1), Catalogue()
     desk = Desk()
@@ -69,6 +69,7 @@ async def serving() -> AsyncIterator[tuple[DataPlane, Catalogue, Desk]]:
             desk,
             RequestIds(bytes(5), 0, lambda: 0.0),
             runtime={"grow": runtime}.get,
+            **more,
         ),
         catalogue,
         desk,
@@ -150,3 +151,18 @@ async def test_metadata_of_a_model_elsewhere_is_what_is_told_of_it_at_least_its_
     assert (bare.name, bare.platform, bare.versions[:]) == ("away", "model", ["3"])
     assert (told.platform, told.versions[:], told.inputs[0].name) == ("theirs", ["3"], "x")
     assert not catalogue.told.versions, "what is told is left as it was"
+
+
+async def test_a_call_of_an_experiment_is_told_with_who_gets_it_and_a_question_is_not() -> None:
+    drawn: list[tuple[str, str]] = []
+    split = Target(Owner.EXPERIMENT, "ab")
+
+    def way(target: Target, _: object) -> Way:
+        return Way(GROW, None, "ab") if target == split else Way(target)
+
+    async with serving(way=way, drawn=lambda *pair: drawn.append(pair)) as (plane, _, _):
+        await plane.metadata(split)
+        await ask(plane, GROW, request(1))
+        assert drawn == []
+        await ask(plane, split, request(1))
+    assert drawn == [("ab", "grow")]

@@ -63,11 +63,11 @@ def test_a_candidate_that_is_down_is_passed_by() -> None:
 
 def test_a_mirror_gets_its_share_of_the_calls() -> None:
     found = [ways(MIRRORED, 0.0, draw).of(A, ()) for draw in (0.0, 0.49, 0.5, 0.99)]
-    assert found == [Way(A, C), Way(A, C), Way(A), Way(A)]
+    assert found == [Way(A, C, "ab"), Way(A, C, "ab"), Way(A, None, "ab"), Way(A, None, "ab")]
 
 
 def test_a_mirror_that_is_down_gets_nothing() -> None:
-    assert ways(MIRRORED, 0.0, 0.0, down=[C]).of(A, ()) == Way(A)
+    assert ways(MIRRORED, 0.0, 0.0, down=[C]).of(A, ()) == Way(A, None, "ab")
 
 
 def test_an_experiment_that_is_not_loaded_is_unknown() -> None:

@@ -37,6 +37,15 @@ def test_calls_of_the_default_are_split_by_weight() -> None:
     assert [found.way("a", ()), found.way("a", ())] == [way("a"), way("b")]
 
 
+def test_who_gets_a_call_of_an_experiment_is_heard_of() -> None:
+    _, view = splits()
+    drawn: list[tuple[str, str]] = []
+    found = Splits(view, "abc".__contains__, iter([0.0, 0.9, 0.0]).__next__, lambda *pair: drawn.append(pair))
+    for model in ("a", "a", "b"):
+        found.way(model, ())
+    assert drawn == [("ab", "a"), ("ab", "b")]
+
+
 def test_calls_of_another_model_are_not() -> None:
     found, _ = splits()
     assert not found.is_split("b")

@@ -59,6 +59,18 @@ def test_an_explainers_calls_are_those_of_a_model() -> None:
     assert figures.answers[Owner.MODEL]["why", "grpc", "OK"].count == 1
 
 
+def test_calls_of_an_experiment_are_counted_by_who_got_them_until_it_is_unloaded() -> None:
+    loaded = {"ab"}
+    figures = Figures(lambda owner, name: owner is Owner.EXPERIMENT and name in loaded)
+    for candidate in ("a", "b", "a"):
+        figures.draw("ab", candidate)
+    figures.forget()
+    assert figures.drawn == {("ab", "a"): 2, ("ab", "b"): 1}
+    loaded.clear()
+    figures.forget()
+    assert figures.drawn == {}
+
+
 def test_what_is_unloaded_is_forgotten_but_for_the_sums_over_all() -> None:
     loaded = {"fraud", "other"}
     figures = Figures(lambda _, name: name in loaded)
