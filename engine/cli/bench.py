@@ -31,7 +31,7 @@ _DRAW_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class _Load:
     """What is sent, by which protocol, when, and how long each answer is waited for."""
 
     call: Call
@@ -111,15 +111,15 @@ def bench(
     headers = [doors.header(text) for text in header]
     body = file_path.read() if file_path is not None else data.encode() if data is not None else None
     call = _ready(doors.Call(name, name, inference_host, authority, b"{}" if body is None else body), made=body is None)
-    plan = Plan(call, inference_mode, headers, Schedule(rate, seconds, max_in_flight), request_timeout)
-    _report(plan)
+    load = _Load(call, inference_mode, headers, Schedule(rate, seconds, max_in_flight), request_timeout)
+    _report(load)
 
 
-def _report(plan: Plan) -> None:
+def _report(load: _Load) -> None:
     # Before anything is said: it refuses what cannot be sent.
-    sender, out = _sender(plan), Console(highlight=False)
-    by, schedule = "gRPC" if plan.mode == "grpc" else "REST", plan.schedule
-    click.echo(f"{plan.call.route} at {plan.call.host} by {by}, {schedule.rate:,.10g}/s for {schedule.seconds:,.10g} s")
+    sender, out = _sender(load), Console(highlight=False)
+    by, schedule = "gRPC" if load.mode == "grpc" else "REST", load.schedule
+    click.echo(f"{load.call.route} at {load.call.host} by {by}, {schedule.rate:,.10g}/s for {schedule.seconds:,.10g} s")
     cpu, outcome = time.process_time(), Outcome()
     asyncio.run(_send(sender, schedule, outcome))
     cpu = time.process_time() - cpu
@@ -155,11 +155,11 @@ def _bar(schedule: Schedule, outcome: Outcome) -> Iterator[benched.Bar]:
         bar.stop()
 
 
-def _sender(plan: Plan) -> Sender:
+def _sender(load: _Load) -> Sender:
     from engine.cli.senders import GrpcSender, RestSender
 
-    made = GrpcSender if plan.mode == "grpc" else RestSender
-    return made(plan.call, plan.headers, plan.timeout)
+    made = GrpcSender if load.mode == "grpc" else RestSender
+    return made(load.call, load.headers, load.timeout)
 
 
 def _ready(call: Call, *, made: bool) -> Call:
