@@ -388,9 +388,10 @@ class Process:
             await self._heart.takes_part(reg.GATEWAY)
 
     async def _start_page(self, plane: Inference) -> None:
-        self.page = Page(self.settings, self.topics, self.registry.view, self.figures, plane)
-        self._stops.append(self.page.stop)
-        await self.page.start(*host_and_port(self.settings.ui_listen, "--ui-listen"))
+        page = Page(self.settings, self.topics, self.registry.view, self.figures, plane)
+        self._stops.append(page.stop)
+        await page.start(*host_and_port(self.settings.ui_listen, "--ui-listen"))
+        self.page = page
 
     async def _stop_heart(self) -> None:
         if self._heart is not None:

@@ -52,6 +52,7 @@ class Page:
         self._requests = Requests(settings, view)
         self._sending = Sending(settings, view, figures, plane)
         self._hosts: set[str] = set()
+        self._address = ("", 0)
         self._runner = web.AppRunner(
             self._application(), access_log=None, handler_cancellation=True, shutdown_timeout=STOP_SECONDS
         )
@@ -67,12 +68,13 @@ class Page:
                 f"--ui-listen {host}:{port}: the page cannot be served there ({error.strerror or error}); "
                 "name another address of this machine, or port 0 for any free one"
             ) from error
+        address: Any = self._runner.addresses[0]
+        self._address = (str(address[0]), int(address[1]))
 
     @property
     def address(self) -> tuple[str, int]:
         """Host and port that are listened on; the real port when 0 was asked for."""
-        address: Any = self._runner.addresses[0]
-        return address[0], address[1]
+        return self._address
 
     @property
     def url(self) -> str:

@@ -89,6 +89,13 @@ async def test_a_port_that_is_taken_is_refused_with_the_flag(shown: Shown) -> No
     await page.stop()
 
 
+async def test_where_it_was_is_known_when_it_has_stopped(shown: Shown) -> None:
+    address = shown.page.address
+    await shown.page.stop()
+    assert shown.page.address == address
+    assert address[1] != 0
+
+
 async def test_what_is_loaded_is_told_with_its_namespace(shown: Shown) -> None:
     status, body = await shown.get("graphs")
     assert (status, body["namespace"], body["pipelines"]) == (200, "ns", [])
