@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from engine.dataflow.compiler import compile_pipeline
@@ -41,8 +42,12 @@ class Graphs:
             states.append((key, loaded.offset, state and (state.state, state.reason)))
         return tuple(states)
 
-    def document(self, now: float) -> Data:
+    async def document(self, now: float) -> Data:
         """All pipelines, models and experiments, by name."""
+        for loaded in list(self._view.resources.values()):
+            if isinstance(loaded.resource, Pipeline) and self._draw(loaded.key, loaded, loaded.resource):
+                # To compile two hundred takes 0.1 s, in which requests are to go on.
+                await asyncio.sleep(0)
         found: dict[type, list[Data]] = {Pipeline: [], Model: [], Experiment: []}
         for key, loaded in sorted(self._view.resources.items()):
             told = {**describe(self._view, key, now), **self._particulars(loaded)}
@@ -57,11 +62,15 @@ class Graphs:
             return _experiment(resource)
         if isinstance(resource, Model):
             return {"explains": _explained(resource)}
-        known, drawn = self._drawn.get(loaded.key, (None, {}))
-        if known is not loaded:
-            drawn = draw(resource)
-            self._drawn[loaded.key] = (loaded, drawn)
-        return drawn
+        self._draw(loaded.key, loaded, resource)
+        return self._drawn[loaded.key][1]
+
+    def _draw(self, key: Key, loaded: Loaded, pipeline: Pipeline) -> bool:
+        """Whether this load of a pipeline had to be drawn."""
+        if key in self._drawn and self._drawn[key][0] is loaded:
+            return False
+        self._drawn[key] = (loaded, draw(pipeline))
+        return True
 
 
 def draw(pipeline: Pipeline) -> Data:

@@ -133,7 +133,7 @@ class Page:
             "guarantee": self._settings.processing_guarantee or None,
             "broker": self._settings.kafka_broker,
         }
-        return _document(head | self._graphs.document(time.time()))
+        return _document(head | await self._graphs.document(time.time()))
 
     async def _show_live(self, request: web.Request) -> web.StreamResponse:
         async with aclosing(self._events()) as events:

@@ -92,8 +92,8 @@ def view() -> View:
     return view
 
 
-def test_everything_that_is_loaded_is_in_the_document_with_its_state(view: View) -> None:
-    document = Graphs(view).document(0.0)
+async def test_everything_that_is_loaded_is_in_the_document_with_its_state(view: View) -> None:
+    document = await Graphs(view).document(0.0)
     assert [(each["name"], each["version"]) for each in document["pipelines"]] == [("p", 1)]
     (experiment,) = document["experiments"]
     assert (experiment["kind"], experiment["default"], experiment["mirror"]) == ("model", "a", None)
@@ -101,11 +101,11 @@ def test_everything_that_is_loaded_is_in_the_document_with_its_state(view: View)
     assert document["models"][0]["reason"] == "no worker has taken it up"
 
 
-def test_the_state_changes_with_what_is_loaded_and_the_drawing_with_it(view: View) -> None:
+async def test_the_state_changes_with_what_is_loaded_and_the_drawing_with_it(view: View) -> None:
     graphs = Graphs(view)
     before = graphs.state(0.0)
     assert graphs.state(0.0) == before
-    assert len(graphs.document(0.0)["pipelines"][0]["nodes"]) == 3
+    assert len((await graphs.document(0.0))["pipelines"][0]["nodes"]) == 3
     put(view, "Pipeline", "p", {"steps": [{"name": "a"}]}, offset=7)
     assert graphs.state(0.0) != before
-    assert len(graphs.document(0.0)["pipelines"][0]["nodes"]) == 2
+    assert len((await graphs.document(0.0))["pipelines"][0]["nodes"]) == 2
