@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import secrets
+import signal
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -25,7 +28,9 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 PIPELINES = {pipeline.name: pipeline for pipeline in load([SAMPLES])[0].pipelines}
 WIDE, NARROW = 1280, 390
-FORMS = [{"width": width, "theme": theme} for width in (WIDE, NARROW) for theme in ("light", "dark")]
+FORMS = [{"width": WIDE, "theme": "light"}, {"width": NARROW, "theme": "dark"}]
+# A broker that is silent is waited for so long before it is said to be away.
+SILENCE_MS = 45_000
 PARTS = [
     ("pipelines",),
     ("pipelines", "counter", "steps"),
@@ -45,6 +50,12 @@ async def ask(product: Product, target: str, document: Any) -> tuple[str, Respon
     request_id = f"web-{secrets.token_hex(6)}"
     headers = [("x-request-id", request_id)]
     return request_id, await asyncio.to_thread(infer, product.address, target, document, headers)
+
+
+def broker_of(product: Product) -> int:
+    """The process of the embedded broker that a product has started."""
+    (child,) = Path(f"/proc/{product.process.pid}/task/{product.process.pid}/children").read_text().split()
+    return int(child)
 
 
 def drawn(pipeline: Pipeline) -> tuple[set[str], int]:
@@ -83,7 +94,7 @@ async def test_a_graph_reads_from_left_to_right(view: View) -> None:
 async def test_a_cycle_is_drawn_back(view: View) -> None:
     await view.open("pipelines", "counter")
     await expect(view.page.locator(".edge.back title")).to_have_text(re.compile("^again → count"))
-    await expect(view.page.locator(".edge.trigger")).to_have_count(2)
+    await expect(view.page.locator(".picture .edge.trigger")).to_have_count(2)
 
 
 async def test_a_request_lights_its_way(view: View, product: Product) -> None:
@@ -324,3 +335,30 @@ async def test_fifty_steps_and_two_hundred_pipelines_stay_usable(view: View) -> 
     await view.page.get_by_label("Filter by name").fill("line-199")
     await view.page.locator("#list .rows a:visible").click()
     await expect(view.page.locator("article h2")).to_have_text("pipeline-199")
+
+
+async def test_a_server_that_is_away_is_said_to_be_until_it_is_back(view: View, product: Product) -> None:
+    await view.open("pipelines", "sums", "steps")
+    banner = view.page.locator("#banner")
+    await expect(view.page.locator(".figure.rate dd")).to_have_text("0/s")
+    await expect(banner).to_be_empty()
+    product.process.send_signal(signal.SIGSTOP)
+    try:
+        await expect(banner).to_contain_text("The server is away.")
+        await expect(view.page.locator("body")).to_have_class("stale")
+    finally:
+        product.process.send_signal(signal.SIGCONT)
+    await expect(banner).to_be_empty()
+
+
+async def test_a_broker_that_is_away_is_said_to_be_until_it_is_back(view: View, product: Product) -> None:
+    await view.open("pipelines", "sums", "steps")
+    banner = view.page.locator("#banner")
+    await expect(view.page.locator(".figure.rate dd")).to_have_text("0/s")
+    broker = broker_of(product)
+    os.kill(broker, signal.SIGSTOP)
+    try:
+        await expect(banner).to_contain_text("The broker is away.", timeout=SILENCE_MS)
+    finally:
+        os.kill(broker, signal.SIGCONT)
+    await expect(banner).to_be_empty()

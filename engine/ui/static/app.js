@@ -58,8 +58,9 @@ function missing(route) {
 
 function heading() {
   const { namespace, guarantee, broker } = state.graphs;
-  const fact = (title, text) => el("span", { class: "fact" }, el("span", { class: "quiet" }, `${title} `), caller(text));
-  part("facts").replaceChildren(fact("namespace", namespace), fact("broker", broker), fact("guarantee", String(guarantee).replaceAll("_", " ")));
+  const known = Object.entries({ namespace, broker, guarantee: guarantee?.replaceAll("_", " ") }).filter(([, text]) => text);
+  const fact = ([title, text]) => el("span", {}, el("span", { class: "quiet" }, `${title} `), caller(text));
+  part("facts").replaceChildren(...known.map(fact));
 }
 
 /** The banner: what is away, and since when the figures stand still. */
@@ -96,8 +97,10 @@ subscribe((what) => {
 window.addEventListener("hashchange", show);
 // The graph is laid out the other way round, and the list and the view share the room or take turns.
 narrow.addEventListener("change", () => {
-  shown = null;
-  replace(wanted(), resource(wanted().kind, wanted().name));
+  view?.lay();
+  show();
+  view?.fit();
+  view?.figures();
 });
 themeButton(part("theme"));
 // The address is taken for what is shown, so the link does by hand what links of this kind do.

@@ -63,8 +63,8 @@ export const dot = (state) => el("span", { class: `dot ${tone(state)}`, title: s
 /** The colour that a state of a resource or request has. */
 export function tone(state) {
   const word = String(state ?? "").toLowerCase();
-  if (/fail|error|invalid/u.test(word)) return "bad";
-  if (/done|ready|available|active|ok/u.test(word) && !/not|un/u.test(word)) return "good";
+  if (/fail|error|invalid|not found/u.test(word)) return "bad";
+  if (/^(done|ready|active|available)$/u.test(word)) return "good";
   return "busy";
 }
 

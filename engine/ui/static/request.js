@@ -21,7 +21,7 @@ export class RequestPanel {
     this.element = el(
       "section",
       { class: "request", "aria-label": "Request", tabindex: -1 },
-      el("div", { class: "request-bar" }, el("a", { class: "button quiet-button", href: close }, "← All requests"), this.head),
+      el("div", { class: "request-bar" }, el("a", { class: "button quiet-button", href: close.href }, close.text), this.head),
       this.body,
     );
     this.end = () => {};

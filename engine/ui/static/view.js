@@ -84,9 +84,9 @@ export class ResourceView {
   }
 
   graph() {
-    this.picture = new Picture(this.resource, { down: narrow.matches, chosen: (node) => this.chosen(node) });
     this.steps = new StepTable(this.resource);
-    this.stage = el("div", { class: "stage", tabindex: 0, role: "region", "aria-label": "Picture of the graph" }, this.picture.element);
+    this.stage = el("div", { class: "stage", tabindex: 0, role: "region", "aria-label": "Picture of the graph" });
+    this.lay();
     const tool = (label, text, act) => el("button", { type: "button", "aria-label": label, title: label, click: act }, text);
     const tools = el(
       "div",
@@ -96,6 +96,14 @@ export class ResourceView {
       tool("Whole graph", "⤢", () => this.picture.fit(...this.room())),
     );
     return el("section", { class: "panel graph", "aria-label": "Graph" }, el("div", { class: "graph-bar" }, legend(this.resource), tools), this.stage);
+  }
+
+  /** Draw the graph the way that fits the screen. */
+  lay() {
+    if (!this.stage) return;
+    this.picture = new Picture(this.resource, { down: narrow.matches, chosen: (node) => this.chosen(node) });
+    this.picture.light(this.way ?? null);
+    this.stage.replaceChildren(this.picture.element);
   }
 
   /** Called when the view is on the page, and has a width. */
@@ -112,10 +120,10 @@ export class ResourceView {
     const held = this.tabs.panel.contains(document.activeElement);
     this.leaveTab();
     this.leaveTab = () => {};
-    this.picture?.light(null);
+    this.light(null);
     this.picture?.choose(null);
     const shown = request ? "requests" : TABS[this.kind].includes(tab) ? tab : TABS[this.kind][0];
-    if (request) this.tabs.show(TABS[this.kind].includes("requests") ? "requests" : shown, this.request(request));
+    if (request) this.tabs.show(TABS[this.kind].includes("requests") ? "requests" : "send", this.request(request));
     else this.tabs.show(shown, this.tab(shown));
     this.figures();
     if (request && held) this.panel.element.focus({ preventScroll: true });
@@ -140,8 +148,9 @@ export class ResourceView {
 
   request(id) {
     const { name: owner } = this.resource;
-    const close = format({ kind: this.kind, name: owner, tab: TABS[this.kind][0] });
-    const seen = (records) => this.light(path(this.resource, records));
+    const [tab] = TABS[this.kind];
+    const close = { href: format({ kind: this.kind, name: owner, tab }), text: tab === "send" ? "← Send another" : "← All requests" };
+    const seen = (records) => this.picture && this.light(path(this.resource, records));
     this.panel = new RequestPanel({ kind: this.kind, owner, seen, say: this.say, close });
     this.leaveTab = () => {
       this.panel.leave();
@@ -154,9 +163,9 @@ export class ResourceView {
   }
 
   light(way) {
-    if (!this.picture) return;
-    this.picture.light(way);
-    const [failed] = way.failed;
+    this.way = way;
+    this.picture?.light(way);
+    const [failed] = way?.failed ?? [];
     if (failed) this.stage.scrollTo(this.picture.before(failed, this.stage.clientWidth, this.stage.clientHeight));
   }
 
