@@ -30,16 +30,16 @@ class Seen:
 
 
 class Collector:
-    """Listens on a free port while it is entered."""
+    """Listens on a free port, or where it is told to, while it is entered."""
 
-    def __init__(self) -> None:
+    def __init__(self, address: str = "127.0.0.1:0") -> None:
         self.spans: list[Seen] = []
         self._server = grpc.server(ThreadPoolExecutor(2))
         export = grpc.unary_unary_rpc_method_handler(
             self._export, ExportTraceServiceRequest.FromString, ExportTraceServiceResponse.SerializeToString
         )
         self._server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICE, {"Export": export})])
-        self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+        self.address = f"127.0.0.1:{self._server.add_insecure_port(address)}"
 
     def __enter__(self) -> Self:
         self._server.start()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from engine.protocol.record import REQUEST_ID
-
 if TYPE_CHECKING:
     from engine.gateway.inference import Answer, Desk, Inference, Target
     from engine.protocol.record import Headers
@@ -23,8 +21,7 @@ class TracedInference:
 
     async def infer(self, target: Target, request: Any, headers: Headers, *, request_id: str, timeout: float) -> Answer:
         """As `Inference` has it."""
-        about = {str(target.owner): target.name, REQUEST_ID: request_id}
-        span, its = self._spans.serve(f"infer {target.name}", headers, about)
+        span, its = self._spans.serve(f"infer {target.name}", headers, request_id, {str(target.owner): target.name})
         try:
             answer = await self._inference.infer(target, request, tuple(its), request_id=request_id, timeout=timeout)
         except BaseException as error:

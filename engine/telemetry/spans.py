@@ -6,11 +6,10 @@ Nothing is recorded here by itself: `export` makes a tracer where tracing is ask
 
 from __future__ import annotations
 
-import random
 import re
 import time
-from random import getrandbits
 from typing import TYPE_CHECKING
+from zlib import crc32
 
 from opentelemetry import trace
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -18,7 +17,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from engine.protocol.record import REQUEST_ID, TRACE_PARENT, header
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from opentelemetry.trace import Span, SpanKind, Tracer
     from opentelemetry.util.types import AttributeValue
@@ -28,12 +27,15 @@ if TYPE_CHECKING:
 
     HeaderList = list[tuple[str, bytes | None]]
     Attributes = Mapping[str, AttributeValue]
-    Begun = tuple[Span | None, HeaderList]
+    Begun = tuple[Span | None, HeaderPairs]
 
 # What the propagator reads and writes; baggage travels as it came.
 _NAMES = (TRACE_PARENT, "tracestate")
 _TRACEPARENT = re.compile(b"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-(?P<flags>[0-9a-f]{2})(-.*)?")
 _CONTEXT = TraceContextTextMapPropagator()
+
+# How many values a checksum has.
+_NUMBERS = 1 << 32
 
 
 class Trip:
@@ -73,27 +75,37 @@ class Trip:
 class Spans:
     """Makes the spans of one process.
 
-    ratio   the share of the requests that bring no decision of their own and are traced
-    draw    gives a number from 0 to 1 for each of them; whatever the tracer is asked to begin, it is to record
+    ratio   the share of the requests that bring no decision of their own and are traced; whatever the tracer is asked
+            to begin, it is to record
     """
 
-    def __init__(self, tracer: Tracer, ratio: float = 1.0, draw: Callable[[], float] = random.random) -> None:
-        self._tracer, self._ratio, self._draw = tracer, ratio, draw
+    def __init__(self, tracer: Tracer, ratio: float = 1.0) -> None:
+        self._tracer, self._bound = tracer, round(ratio * _NUMBERS)
 
-    def serve(self, name: str, headers: HeaderPairs, attributes: Attributes) -> Begun:
+    def serve(self, name: str, headers: HeaderPairs, request_id: str, attributes: Attributes) -> Begun:
         """A gateway answers a call; no span when it is not sampled."""
-        return self._begin(name, trace.SpanKind.SERVER, headers, attributes)
+        if not self.sampled(headers, request_id.encode()):
+            return None, headers
+        return self._start(name, trace.SpanKind.SERVER, headers, {**attributes, REQUEST_ID: request_id})
 
     def publish(self, name: str, headers: HeaderPairs, attributes: Attributes) -> Begun:
         """A request goes to a topic; no span when it is not sampled."""
-        return self._begin(name, trace.SpanKind.PRODUCER, headers, attributes)
+        if not self.sampled(headers):
+            return None, headers
+        return self._start(name, trace.SpanKind.PRODUCER, headers, attributes)
 
-    def sampled(self, headers: HeaderPairs) -> bool:
-        """Whether a request is traced: as whoever began its trace has decided, otherwise one of so many."""
+    def sampled(self, headers: HeaderPairs, request_id: bytes | None = None) -> bool:
+        """Whether a request is traced: as whoever began its trace has decided, otherwise one of so many.
+
+        Which ones hangs on their ids alone, so that all processes decide the same and need not tell each other: a
+        decision in a header of every record cost more than all else that is done for requests that are not traced.
+        """
         for name, value in headers:
             if name == TRACE_PARENT and value and (found := _TRACEPARENT.fullmatch(value)):
                 return bool(int(found["flags"], 16) & 1)
-        return self._draw() < self._ratio
+            if name == REQUEST_ID:
+                request_id = value
+        return crc32(request_id or b"") < self._bound
 
     def take(self, headers: HeaderPairs, pipeline: str, attributes: Attributes) -> tuple[Trip, HeaderList]:
         """A worker takes a request up that is sampled."""
@@ -112,15 +124,6 @@ class Spans:
         if span is not None:
             span.end()
 
-    def _begin(self, name: str, kind: SpanKind, headers: HeaderPairs, attributes: Attributes) -> Begun:
-        if self.sampled(headers):
-            return self._start(name, kind, headers, attributes)
-        if any(name == TRACE_PARENT and _TRACEPARENT.fullmatch(value or b"") for name, value in headers):
-            return None, [*headers]
-        # Whoever comes after us is not to decide anew.
-        mark = (TRACE_PARENT, b"00-%032x-%016x-00" % (getrandbits(128) or 1, getrandbits(64) or 1))
-        return None, [*(pair for pair in headers if pair[0] not in _NAMES), mark]
-
     def _start(
         self, name: str, kind: SpanKind, headers: HeaderPairs, attributes: Attributes
     ) -> tuple[Span, HeaderList]:
@@ -137,8 +140,8 @@ class Spans:
         self, name: str, about: Attributes, requests: Sequence[object], since: int | None = None
     ) -> Span | None:
         """A span under the first of the requests that are traced, with links to all of them."""
-        found: Iterable[Trip | None] = (getattr(request, "trip", None) for request in requests)
-        trips = [trip.span for trip in found if trip is not None]
+        # Of hundreds of requests few are traced, and most often none.
+        trips = [trip.span for request in requests if (trip := getattr(request, "trip", None)) is not None]
         if not trips:
             return None
         links = [trace.Link(span.get_span_context()) for span in trips]

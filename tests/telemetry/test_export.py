@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,13 +12,23 @@ from engine.errors import InvalidSettings
 from engine.telemetry.export import Tracing, connect
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+    from engine.telemetry.spans import Spans
 
 
 def written(folder: Path, **said: Any) -> Path:
     path = folder / "tracing.json"
     path.write_text(json.dumps(said))
     return path
+
+
+def wait_until(true: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < deadline, "it did not come to that"
+        time.sleep(0.02)
 
 
 def test_the_reference_file_is_read(tmp_path: Path) -> None:
@@ -53,11 +64,47 @@ def test_a_file_that_is_not_there_or_no_object_is_refused(tmp_path: Path) -> Non
         Tracing.read(path)
 
 
+def ended(spans: Spans, number: int) -> None:
+    span, _ = spans.serve("infer fraud", (), f"r{number}", {})
+    spans.end(span)
+
+
+def test_a_collector_that_goes_away_is_told_once_and_once_when_it_is_back(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "0.1")
+    with Collector() as collector:
+        spans, stop = connect(Tracing(collector.address, 1.0), "here", "ns")
+        ended(spans, 0)
+        wait_until(lambda: collector.spans)
+    for number in range(20):
+        ended(spans, number)
+        wait_until(lambda: caplog.messages)
+    with Collector(collector.address) as again:
+
+        def arrived() -> bool:
+            ended(spans, 1)
+            return bool(again.spans)
+
+        wait_until(arrived)
+        wait_until(lambda: len(caplog.messages) > 1)
+        stop()
+    assert caplog.messages == [
+        f"the collector at {collector.address} takes no spans: they are dropped until it does",
+        f"the collector at {collector.address} takes spans again",
+    ]
+
+
 def test_what_was_recorded_last_is_sent_before_the_end() -> None:
     with Collector() as collector:
         spans, stop = connect(Tracing(collector.address, 1.0), "here", "ns")
-        span, _ = spans.serve("infer fraud", (), {"pipeline": "fraud"})
+        span, _ = spans.serve("infer fraud", (), "r1", {"pipeline": "fraud"})
         spans.end(span)
         stop()
         [seen] = collector.spans
-    assert (seen.instance, seen.name, seen.attributes) == ("here", "infer fraud", {"pipeline": "fraud"})
+    assert (seen.instance, seen.name, seen.attributes) == (
+        "here",
+        "infer fraud",
+        {"pipeline": "fraud", "x-request-id": "r1"},
+    )

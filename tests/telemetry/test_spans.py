@@ -1,14 +1,16 @@
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from engine.errors import ModelFailed
+from engine.protocol.record import RequestIds
 from engine.telemetry.spans import Spans
 
 if TYPE_CHECKING:
@@ -22,13 +24,13 @@ UNSAMPLED = ("traceparent", f"00-{TRACE}-{PARENT}-00".encode())
 
 
 class Recorded:
-    """Spans that are kept in memory, of so many of the requests that bring no decision, and the number drawn."""
+    """Spans that are kept in memory, of so many of the requests that bring no decision."""
 
-    def __init__(self, ratio: float = 1.0, drawn: float = 0.5) -> None:
+    def __init__(self, ratio: float = 1.0) -> None:
         self._exporter = InMemorySpanExporter()
         provider = TracerProvider(shutdown_on_exit=False)
         provider.add_span_processor(SimpleSpanProcessor(self._exporter))
-        self.spans = Spans(provider.get_tracer("test"), ratio, lambda: drawn)
+        self.spans = Spans(provider.get_tracer("test"), ratio)
 
     @property
     def ended(self) -> dict[str, ReadableSpan]:
@@ -80,20 +82,22 @@ def test_a_context_that_is_none_begins_a_trace_of_its_own(recorded: Recorded, va
     assert headers["traceparent"] != value
 
 
-@pytest.mark.parametrize(
-    ("ratio", "drawn", "traced"), [(0, 0.0, False), (0.5, 0.4, True), (0.5, 0.5, False), (1, 0.99, True)]
-)
-def test_of_those_that_bring_no_decision_so_many_are_traced(ratio: float, drawn: float, *, traced: bool) -> None:
-    assert (taken(Recorded(ratio, drawn))[0] is not None) is traced
+@pytest.mark.parametrize("ratio", [0.0, 0.01, 0.5, 1.0])
+def test_of_those_that_bring_no_decision_so_many_are_traced(ratio: float) -> None:
+    spans, new = Recorded(ratio).spans, RequestIds(b"12345", 0, lambda: 1e9).new
+    traced = sum(spans.sampled([("x-request-id", new().encode())]) for _ in range(10_000))
+    assert traced == pytest.approx(10_000 * ratio, rel=0.3)
 
 
-def test_who_is_not_sampled_by_a_gateway_stays_so_wherever_it_goes() -> None:
-    span, its = Recorded(0.0).spans.serve("infer fraud", (("x-a", b"1"), ("traceparent", b"nonsense")), {})
-    headers = dict(its)
-    assert span is None
-    assert re.fullmatch(b"00-[0-9a-f]{32}-[0-9a-f]{16}-00", headers["traceparent"] or b"")
-    assert not Recorded(1.0).spans.sampled(its)
-    assert Recorded(1.0).spans.publish("publish", its, {}) == (None, its)
+@given(request_id=st.text("0123456789abcdef-", min_size=1), ratio=st.floats(0, 1), more=st.floats(0, 1))
+def test_all_processes_decide_the_same_of_a_request(request_id: str, ratio: float, more: float) -> None:
+    headers = [("x-request-id", request_id.encode())]
+    gateway, worker = Recorded(ratio).spans, Recorded(ratio).spans
+    span, its = gateway.serve("infer fraud", (("x-a", b"1"),), request_id, {})
+    assert (span is not None) == worker.sampled(headers) == gateway.sampled([("x-a", b"1"), *headers])
+    # Who traces more traces those, too.
+    assert Recorded(max(ratio, more)).spans.sampled(headers) >= worker.sampled(headers)
+    assert span is not None or its == (("x-a", b"1"),)
 
 
 def test_who_is_sampled_is_traced_whatever_the_ratio_here() -> None:
