@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from engine.kafka.budget import Share
     from engine.kafka.leases import Membership, Place, TopicPartition
     from engine.kafka.outlet import Outlet
-    from engine.kafka.transactions import Place as TopicPlace
     from engine.kafka.transactions import Producer, Record, Transactions
     from engine.kafka.transport import Intake
+    from engine.kafka.wire import Place as TopicPlace
 
 log = logging.getLogger(__name__)
 
