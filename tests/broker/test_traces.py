@@ -77,12 +77,43 @@ def test_one_call_is_one_connected_trace_from_the_gateway_through_pipelines_and_
     assert run.id in {link for span in collector.named("checkpoint") for link in span.links}
 
 
-def test_a_collector_that_is_away_costs_no_request_and_no_end(
+def test_one_call_is_one_connected_trace_over_two_workers_of_which_one_calls_the_other(
+    seldon_up: SeldonUp, resources: Path, settings: dict[str, str], collector: Collector, namespace: str, tmp_path: Path
+) -> None:
+    there = seldon_up("worker", resources, settings=settings, namespace=f"{namespace}b").start()
+    door = seldon_up("gateway", settings=settings, namespace=f"{namespace}b").start()
+    chain = tmp_path / "chain.yaml"
+    chain.write_text(
+        f"{HEAD}kind: Model\nmetadata: {{name: remote}}\nspec: {{storageUri: 'grpc://{door.address}/double'}}\n---\n"
+        f"{HEAD}kind: Pipeline\nmetadata: {{name: chain}}\n"
+        "spec: {steps: [{name: remote}], output: {steps: [remote]}}\n"
+    )
+    seldon_up("worker", chain, settings=settings).start()
+    gateway = seldon_up("gateway", settings=settings).start()
+    headers = [("traceparent", f"00-{TRACE}-{CALLER}-01"), ("x-request-id", "traced-1")]
+    answer = infer(gateway.address, "pipelines/chain", inputs(INPUT=[3]), headers)
+    assert answer.output("INPUT") == [6], there.said
+    wanted = {"infer chain", "run chain", "step remote", "infer double", "run double", "step double"}
+    wait_until(lambda: wanted <= {span.name for span in collector.spans}, lambda: str(collector.spans), SOON)
+    spans = {span.id: span for span in collector.spans if "x-request-id" in span.attributes}
+    assert {span.trace for span in spans.values()} == {TRACE}
+    assert {span.parent for span in spans.values()} <= {CALLER, *spans}
+    assert {span.attributes["x-request-id"] for span in spans.values()} == {"traced-1"}
+    [step], [call] = collector.named("step remote"), collector.named("infer double")
+    assert call.parent == step.id
+    # Two gateways and two workers.
+    assert len({span.instance for span in spans.values()}) == 4
+
+
+def test_a_collector_that_is_away_costs_no_request_and_no_end_and_is_told_once(
     seldon_up: SeldonUp, resources: Path, settings: dict[str, str], collector: Collector
 ) -> None:
     collector.__exit__()
-    product = seldon_up("up", resources, settings=settings).start()
+    product = seldon_up("up", resources, settings={**settings, "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT": "0.1"}).start()
     headers = [("traceparent", f"00-{TRACE}-{CALLER}-01")]
     for number in range(20):
         assert infer(product.address, "pipelines/first", inputs(INPUT=[number]), headers).status == 200
+    wait_until(lambda: product.err, "the collector in the log", SOON)
     product.stop()
+    [line] = product.err.splitlines()
+    assert line.endswith(f"the collector at {collector.address} takes no spans: they are dropped until it does")
