@@ -28,15 +28,16 @@ export class SendForm {
       this.note,
       this.text,
       this.fault,
-      el("div", { class: "toolbar" }, this.button, el("button", { type: "button", click: () => this.fill() }, "Fill in again"), el("span", { class: "quiet" }, "Ctrl+Enter sends")),
+      el("div", { class: "toolbar" }, this.button, el("button", { type: "button", click: () => this.fill(true) }, "Fill in again"), el("span", { class: "quiet" }, "Ctrl+Enter sends")),
     );
     this.fill();
   }
 
-  async fill() {
+  async fill(again = false) {
     try {
       const { request, note } = await api.form(this.kind, this.owner);
-      this.text.value = json(request);
+      // What somebody has typed meanwhile stays, unless it is to be filled in again.
+      if (again || !this.text.value) this.text.value = json(request);
       this.note.textContent = note ?? "";
       this.say("");
     } catch (error) {
