@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import socket
+import struct
 from typing import TYPE_CHECKING
 
 import pytest
-from product import get, grpc_infer, infer, inputs, message, wait_until
+from product import CALL_DEADLINE, get, grpc_infer, infer, inputs, message, wait_until
 from prometheus_client.parser import text_string_to_metric_families
 
 if TYPE_CHECKING:
@@ -124,3 +125,18 @@ def test_a_worker_without_a_gateway_shows_its_figures_where_it_is_told_to(seldon
     assert total(worker, "seldon_pipeline_infer_total") == 0
     assert total(scraped(gateway.address), "seldon_pipeline_infer_total", pipeline="flow") == 1
     assert get(address, "/v2/health/kafka").json == {"ready": True}
+
+
+def test_scrapers_that_go_away_in_the_middle_of_an_answer_cost_nothing(seldon_up: SeldonUp, resources: Path) -> None:
+    product = seldon_up("up", resources).start()
+    host, _, port = product.address.rpartition(":")
+    for number in range(20):
+        with socket.create_connection((host, int(port)), CALL_DEADLINE) as scraper:
+            # A connection that is reset rather than closed: nobody reads the rest.
+            scraper.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            scraper.sendall(b"GET /metrics HTTP/1.1\r\nHost: here\r\n\r\n")
+            if number % 2:
+                assert scraper.recv(1)
+        assert infer(product.address, "pipelines/flow", inputs(INPUT=[number])).status == 200
+    assert total(scraped(product.address), "seldon_gateway_requests_in_flight") == 0
+    assert product.err == ""
