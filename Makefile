@@ -70,7 +70,7 @@ up: setup ## run broker, workers and gateway for pipelines/ until Ctrl-C
 bench: setup ## measure beside peers, print the tables and write bench/results/DATE.md: over an hour
 	$(BIN)/python -m bench
 
-bench-smoke: setup ## the same in a tiny form, which shows that every part works
+bench-smoke: setup ## the same in a tiny form, which shows that its parts work
 	$(BIN)/python -m bench --quick
 
 docs: setup ## write docs/cli.md from the commands themselves

@@ -21,6 +21,7 @@ from bench import (
     environment,
     growth,
     idle,
+    observing,
     report,
     serving,
     throughput,
@@ -37,8 +38,10 @@ if TYPE_CHECKING:
 CONTENDERS = tuple(contender.name for contender in CHAIN)
 FOREIGN = frozenset(contender.name for contender in CHAIN if contender.foreign)
 ON_KAFKA = ("works", "growth", "latency", "branches", "many")
-ALONE = ("direct", "small", "startup", "serving", "stacking", "checks")
+ALONE = ("direct", "small", "startup", "serving", "stacking", "observing", "checks")
 PARTS = (*CONTENDERS, *ON_KAFKA, *ALONE)
+# Its turns have to be long enough for the kernel to count their CPU.
+NOT_QUICK = ("observing",)
 RESULTS = ROOT / "bench" / "results"
 PLAIN_WIDTH = 160
 
@@ -60,6 +63,7 @@ class Size:
     many         pipelines that wait, and how many seconds they are watched
     served       calls beside MLServer
     stacked      calls of the iris sample
+    observed     calls of each kind, with and without being observed
     """
 
     records: dict[str, int]
@@ -77,6 +81,7 @@ class Size:
     watched: float
     served: int
     stacked: int
+    observed: int
 
 
 FULL = Size(
@@ -95,6 +100,7 @@ FULL = Size(
     watched=30.0,
     served=300,
     stacked=10_000,
+    observed=30_000,
 )
 # Shows that every part works; its figures mean little.
 QUICK = Size(
@@ -113,6 +119,7 @@ QUICK = Size(
     watched=1.0,
     served=20,
     stacked=500,
+    observed=300,
 )
 
 
@@ -141,7 +148,7 @@ def main(
     size = QUICK if quick else FULL
     if records:
         size = replace(size, records={**size.records, "fast": records})
-    wanted = only or PARTS
+    wanted = only or [part for part in PARTS if not (quick and part in NOT_QUICK)]
     results = report.Results(partitions, rounds or size.rounds)
     console = Console(stderr=True)
     with console.status("starting") as status:
@@ -206,6 +213,12 @@ def _alone(size: Size, rounds: int) -> list[Part]:
             "stacking",
             "calling the iris sample from 64 callers at a time",
             lambda: serving.measure_stacking(size.stacked),
+        ),
+        Part(
+            "observing",
+            "observing",
+            "calling seldon up with and without traces and a scraper",
+            lambda: observing.measure(size.observed),
         ),
         Part(
             "startup",

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from bench.growth import Grown
     from bench.idle import Idle, Small, Startup
     from bench.latency import Latency
+    from bench.observing import Observed
     from bench.serving import Calls, Stacking
     from bench.throughput import Row
     from bench.workloads import Loaded
@@ -47,6 +48,7 @@ class Results:
     idle: Idle | None = None
     serving: list[Calls] = field(default_factory=list)
     stacking: list[Stacking] = field(default_factory=list)
+    observing: list[Observed] = field(default_factory=list)
     checks: list[Check] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
     load_average: float = field(default_factory=lambda: os.getloadavg()[0])
@@ -93,6 +95,7 @@ def _tables(results: Results) -> list[Table]:
         *calls.startup(results.startup),
         *(serving.serving(results.serving) if results.serving else []),
         *(serving.stacking(results.stacking) if results.stacking else []),
+        *calls.observing(results.observing),
         *serving.checks(results.checks),
     ]
 
@@ -104,6 +107,7 @@ def _bars(results: Results) -> list[Bar]:
         *throughput.works_bars(results.works),
         *calls.latency_bars(results.latency),
         *calls.direct_bars(results.direct),
+        *calls.observing_bars(results.observing),
         *calls.idle_bars(results.small, results.idle),
     ]
 

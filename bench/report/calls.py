@@ -15,12 +15,14 @@ if TYPE_CHECKING:
     from bench.direct import Direct
     from bench.idle import Idle, Small, Startup
     from bench.latency import Latency
+    from bench.observing import Observed
 
 SLOWED = 1.5
 PRICE_CALL = 2.5
 TRIP_P50, TRIP_P99 = 2.0, 4.0
 ECHO = 2.0
 SMALL_MB, SMALL_SECONDS = 200.0, 3.0
+OBSERVED_PERCENT = 5.0
 IDLE_SHARE, IDLE_THREADS = 30.0, 40.0
 
 
@@ -81,6 +83,25 @@ def direct(measured: Sequence[Direct]) -> list[Table]:
 def direct_bars(measured: Sequence[Direct]) -> Iterator[Bar]:
     for each in measured:
         yield Bar(f"direct call by {each.path}, p50 / bare echo", each.model_ms / each.echo_ms, ECHO, most=True)
+
+
+def observing(measured: Sequence[Observed]) -> list[Table]:
+    """What each way of being observed adds to the CPU of a request."""
+    if not measured:
+        return []
+    plain, *_ = measured
+    rows = [
+        (each.how, f"{each.calls:,}", f"{median(each.cpu_us):.0f}", f"{each.price(plain) * 100:+.1f}")
+        for each in measured
+    ]
+    note = "Medians: of the turns, and of the ratios of turns that followed each other."
+    columns = ("observed by", "calls", "CPU µs each", "% against neither")
+    return [Table("REST calls of tfsimples while the product is observed, embedded broker", columns, rows, (note,))]
+
+
+def observing_bars(measured: Sequence[Observed]) -> Iterator[Bar]:
+    for each in measured[1:]:
+        yield Bar(f"CPU for {each.how}", each.price(measured[0]) * 100, OBSERVED_PERCENT, most=True, unit=" %")
 
 
 def branches(measured: Sequence[Latency]) -> list[Table]:
