@@ -248,11 +248,11 @@ class Process:
             raise
 
     async def _broker_replaced(self) -> None:
-        if self.broker is not None:
-            await asyncio.Event().wait()  # its own watch tells how it ended
         try:
             await self.topology.watch()
         except BrokerReplaced as error:
+            if self.broker is not None:
+                await asyncio.Event().wait()  # its own watch tells how it ended
             self._broker_gone = True
             if self._desk is not None:
                 self._desk.give_up(str(error))

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import struct
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from product import CALL_DEADLINE, get, grpc_infer, infer, inputs, message, wait_until
+from product import CALL_DEADLINE, Product, get, grpc_infer, infer, inputs, message, wait_until
 from prometheus_client.parser import text_string_to_metric_families
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from pathlib import Path
-
-    from product import Product
 
     SeldonUp = Callable[..., Product]
     Scraped = Mapping[tuple[str, frozenset[tuple[str, str]]], float]
@@ -32,6 +32,9 @@ def positive(INPUT):
 """
 CALLS, FAILURES = 12, 3
 SOON = 20.0
+# A broker is given twenty seconds to answer.
+AWAY = 60.0
+ANY_PORT = "127.0.0.1:0"
 
 
 @pytest.fixture
@@ -140,3 +143,22 @@ def test_scrapers_that_go_away_in_the_middle_of_an_answer_cost_nothing(seldon_up
         assert infer(product.address, "pipelines/flow", inputs(INPUT=[number])).status == 200
     assert total(scraped(product.address), "seldon_gateway_requests_in_flight") == 0
     assert product.err == ""
+
+
+def test_a_broker_that_freezes_is_told_of_in_words_until_it_goes_on(tmp_path: Path, resources: Path) -> None:
+    product = Product(tmp_path / "up", "up", resources, "--listen", ANY_PORT, "--kafka-listen", ANY_PORT)
+    try:
+        address, number = product.start().address, product.process.pid
+        (broker,) = map(int, Path(f"/proc/{number}/task/{number}/children").read_text().split())
+        os.kill(broker, signal.SIGSTOP)
+        try:
+            wait_until(lambda: get(address, "/v2/health/kafka").status == 503, product.said, AWAY)
+            told = get(address, "/v2/health/kafka").json["error"]
+            assert told.startswith(f"no Kafka broker answers at {product.broker}")
+            assert get(address, "/v2/health/ready").status == 200
+        finally:
+            os.kill(broker, signal.SIGCONT)
+        wait_until(lambda: get(address, "/v2/health/kafka").json == {"ready": True}, product.said, AWAY)
+        assert infer(address, "pipelines/flow", inputs(INPUT=[1])).status == 200
+    finally:
+        product.kill()
