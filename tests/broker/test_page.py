@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from brokers import EmbeddedInThread, free_ports
-from product import Product, get, http_call, infer, inputs, wait_until
+from product import get, http_call, infer, inputs, wait_until
 
 from engine.protocol.messages import ModelInferRequest
 
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from product import Product
     from topics import Kafka
 
     SeldonUp = Callable[..., Product]
@@ -259,31 +259,3 @@ def test_pages_of_others_are_refused(shown: Product) -> None:
     assert get(address, "/ui/api/requests?pipeline=chain").json == {"requests": []}
     own = {"Host": "localhost:8080", "Origin": "http://localhost:8080"}
     assert called(address, "POST", "/ui/api/send?kind=pipeline&name=chain", **own)[0] == 202
-
-
-@pytest.mark.broker
-@pytest.mark.xdist_group("embedded")
-def test_it_is_where_it_was_when_all_begins_anew_with_a_broker_that_came_back(tmp_path: Path, resources: Path) -> None:
-    port, _ = free_ports(0)
-    with EmbeddedInThread(f"127.0.0.1:{port}") as broker:
-        named = ("--kafka-broker", broker.address, "--listen", ANYWHERE, "--ui-listen", ANYWHERE, "--partitions", 2)
-        product = Product(tmp_path / "process", "up", resources, *named)
-        try:
-            product.start()
-            address = page(product)
-            broker.kill()
-            broker.again()
-
-            def is_ready() -> bool:
-                try:
-                    pipelines = get(address, "/ui/api/graphs").json["pipelines"]
-                except OSError:
-                    return False  # it is not there at all until the broker is
-                return bool(pipelines) and all(each["state"] == "ready" for each in pipelines)
-
-            wait_until(lambda: "beginning anew" in product.err, lambda: f"the loss is told\n{product.said}", SOON)
-            wait_until(is_ready, lambda: f"all pipelines are ready again\n{product.said}", 2 * SOON)
-            assert sent(address, "pipeline", "chain", inputs(INPUT=[1]))[-1][1]["status"] == 200
-            product.stop()
-        finally:
-            product.kill()
