@@ -33,14 +33,12 @@ _why_no_kserve = pytest.StashKey["str | None"]()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whoever asks for a broker is marked so, and `-m "not broker"` leaves it out.
-
-    All tests of one kind of broker run in one process where there are several (`-n`), for each starts it once.
-    """
+    """Whoever asks for a broker is marked so, and `-m "not broker"` leaves it out; `kafka` those that ask for Kafka."""
     for item in items:
         if BROKER_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker("broker")
-            item.add_marker(pytest.mark.xdist_group("kafka" if _wants_kafka(item) else "embedded"))
+        if _wants_kafka(item):
+            item.add_marker("kafka")
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -59,7 +57,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 @contextlib.contextmanager
 def _alone() -> Iterator[None]:
-    """Of several processes of the same run one fetches, and the others wait for it."""
+    """Of the processes of one `make test` one fetches, and the other waits for it."""
     with Path(tempfile.gettempdir(), f"millrace-tests-{os.getuid()}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

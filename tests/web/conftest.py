@@ -36,11 +36,10 @@ ANY_PORT = "127.0.0.1:0"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All of them need a broker, the one that the product brings; and one process, for there is one product."""
+    """All of them need a broker, the one that the product brings."""
     for item in items:
         if HERE in item.path.parents:
             item.add_marker("broker")
-            item.add_marker(pytest.mark.xdist_group("embedded"))
 
 
 @pytest.fixture(scope="session")

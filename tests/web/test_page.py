@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import secrets
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -27,18 +29,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 PIPELINES = {pipeline.name: pipeline for pipeline in load([SAMPLES])[0].pipelines}
 WIDE, NARROW = 1280, 390
 FORMS = [{"width": WIDE, "theme": "light"}, {"width": NARROW, "theme": "dark"}]
-# Puts `window.fault` in the place of what the server says of the broker: without its embedded broker the product ends.
-WORD_OF_THE_BROKER = """
-    window.EventSource = class extends EventSource {
-        addEventListener(type, heard) {
-            super.addEventListener(type, (event) => {
-                if (type !== "figures" || !window.fault) return heard(event);
-                const told = { ...JSON.parse(event.data), broker: { ok: false, fault: window.fault } };
-                heard(new MessageEvent(type, { data: JSON.stringify(told) }));
-            });
-        }
-    };
-"""
+# A broker is given twenty seconds to answer before it is called away.
+AWAY_MS = 60_000
 PARTS = [
     ("pipelines",),
     ("pipelines", "counter", "steps"),
@@ -354,13 +346,27 @@ async def test_a_server_that_is_away_is_said_to_be_until_it_is_back(view: View, 
     await expect(banner).to_be_empty()
 
 
-async def test_a_broker_that_is_away_is_said_to_be_until_it_is_back(view: View) -> None:
-    await view.page.add_init_script(WORD_OF_THE_BROKER)
+async def test_a_broker_that_is_away_is_said_to_be_until_it_is_back(view: View, product: Product) -> None:
     await view.open("pipelines", "sums", "steps")
     banner = view.page.locator("#banner")
     await expect(view.page.locator(".figure.rate dd")).to_have_text("0/s")
     await expect(banner).to_be_empty()
-    await view.page.evaluate("window.fault = 'no Kafka broker answers at <b>127.0.0.1:9092</b>'")
-    await expect(banner).to_have_text("The broker is away. no Kafka broker answers at <b>127.0.0.1:9092</b>")
-    await view.page.evaluate("window.fault = ''")
-    await expect(banner).to_be_empty()
+    broker = embedded_broker(product)
+    os.kill(broker, signal.SIGSTOP)
+    try:
+        await expect(banner).to_have_text(
+            re.compile(f"^The broker is away. no Kafka broker answers at {product.broker}"), timeout=AWAY_MS
+        )
+    finally:
+        os.kill(broker, signal.SIGCONT)
+    await expect(banner).to_be_empty(timeout=AWAY_MS)
+    _, answer = await ask(product, "pipelines/sums", sample("sums"))
+    assert answer.status == 200, answer
+
+
+def embedded_broker(product: Product) -> int:
+    """The process of the broker that the product has started."""
+    number = product.process.pid
+    children = Path(f"/proc/{number}/task/{number}/children").read_text().split()
+    (broker,) = (int(child) for child in children if b"tansu" in Path(f"/proc/{child}/cmdline").read_bytes())
+    return broker
