@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from collector import Seen
     from product import Product
 
     SeldonUp = Callable[..., Product]
@@ -54,6 +55,21 @@ def resources(tmp_path: Path) -> Path:
     return path
 
 
+def connected(collector: Collector, wanted: set[str]) -> dict[str, Seen]:
+    """The spans of requests by their ids, as soon as those that are wanted and the parents of all are there."""
+
+    def spans() -> dict[str, Seen]:
+        return {span.id: span for span in collector.spans if "x-request-id" in span.attributes}
+
+    def complete() -> bool:
+        found = spans()
+        names = {span.name for span in collector.spans}
+        return wanted <= names and {span.parent for span in found.values()} <= {CALLER, *found}
+
+    wait_until(complete, lambda: f"all spans of one trace\n{collector.spans}", SOON)
+    return spans()
+
+
 def test_one_call_is_one_connected_trace_from_the_gateway_through_pipelines_and_their_steps(
     seldon_up: SeldonUp, resources: Path, settings: dict[str, str], collector: Collector
 ) -> None:
@@ -64,12 +80,10 @@ def test_one_call_is_one_connected_trace_from_the_gateway_through_pipelines_and_
     infer(gateway.address, "pipelines/first", inputs(INPUT=[4]))
     assert answer.status == 200
     wanted = {"infer first", "publish and wait", "run first", "step double", "run second", "checkpoint"}
-    wait_until(lambda: wanted <= {span.name for span in collector.spans}, lambda: str(collector.spans), SOON)
     wait_until(lambda: len(collector.named("step double")) == 2, lambda: str(collector.spans), SOON)
-    spans = {span.id: span for span in collector.spans if "x-request-id" in span.attributes}
+    spans = connected(collector, wanted)
     # Of two calls only the one whose caller is traced is: the ratio is nothing.
     assert {span.trace for span in spans.values()} == {TRACE}
-    assert {span.parent for span in spans.values()} <= {CALLER, *spans}
     assert {span.attributes["x-request-id"] for span in spans.values()} == {"traced-1"}
     assert len({span.instance for span in spans.values()}) == 2
     [run] = collector.named("run first")
@@ -94,10 +108,8 @@ def test_one_call_is_one_connected_trace_over_two_workers_of_which_one_calls_the
     answer = infer(gateway.address, "pipelines/chain", inputs(INPUT=[3]), headers)
     assert answer.output("INPUT") == [6], there.said
     wanted = {"infer chain", "run chain", "step remote", "infer double", "run double", "step double"}
-    wait_until(lambda: wanted <= {span.name for span in collector.spans}, lambda: str(collector.spans), SOON)
-    spans = {span.id: span for span in collector.spans if "x-request-id" in span.attributes}
+    spans = connected(collector, wanted)
     assert {span.trace for span in spans.values()} == {TRACE}
-    assert {span.parent for span in spans.values()} <= {CALLER, *spans}
     assert {span.attributes["x-request-id"] for span in spans.values()} == {"traced-1"}
     [step], [call] = collector.named("step remote"), collector.named("infer double")
     assert call.parent == step.id
