@@ -65,6 +65,7 @@ class Heart:
         self._is_known = False
         self._news = asyncio.Event()
         self._beating: asyncio.Task[None] | None = None
+        self._leaving = False
 
     async def takes_part(self, part: str) -> None:
         """Tell that the instance is a `WORKER` or a `GATEWAY` now, and go on telling. Raises BrokerUnavailable."""
@@ -75,6 +76,8 @@ class Heart:
 
     def changed(self) -> None:
         """The registry's view has changed."""
+        if self._leaving:
+            return
         view = self._registry.view
         if self._instance in view.instances:
             self._is_known = True
@@ -88,6 +91,7 @@ class Heart:
 
     async def stop(self, *, tell: bool) -> None:
         """Say good-bye, within a bound; not to a broker that has gone."""
+        self._leaving = True
         if self._beating is None:
             return
         self._beating.cancel()

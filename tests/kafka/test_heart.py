@@ -74,13 +74,18 @@ async def test_an_instance_tells_what_it_is_and_how_far_it_has_read(broker: str,
 
 async def test_an_instance_that_says_good_bye_takes_its_states_along(broker: str, namespace: str) -> None:
     async with registry(broker, namespace) as mine:
-        beating = Heart(mine, "me", lambda: NOW, lambda: None)
+        retold: list[None] = []
+        beating = Heart(mine, "me", lambda: NOW, lambda: retold.append(None))
         await beating.takes_part(WORKER)
         await mine.tell(State(KEY, "me", 1, READY, "", NOW))
-        await until(mine, lambda: KEY in mine.view.states)
+        await until(mine, lambda: KEY in mine.view.states and "me" in mine.view.instances)
+        beating.changed()
         await beating.stop(tell=True)
         async with registry(broker, namespace) as later:
             assert (later.view.instances, later.view.states) == ({}, {})
+        await until(mine, lambda: "me" not in mine.view.instances)
+        beating.changed()
+        assert not retold, "nobody has taken it for dead"
 
 
 async def test_the_dead_are_taken_from_the_topic_by_one_who_lives(
