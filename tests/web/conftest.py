@@ -56,7 +56,7 @@ def chromium() -> str:
     return found
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
     """`seldon up` on the embedded broker, with a page."""
     product = Product(
@@ -70,7 +70,7 @@ def product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
         product.kill()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def address(product: Product) -> str:
     """Where its page is, from its banner."""
     (found,) = re.findall(r"^\s*page\s+(http://\S+)", product.out, re.MULTILINE)
