@@ -6,7 +6,6 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 IRIS := pipelines/iris/model.joblib
-KAFKA_TESTS := .pytest_cache/kafka.log
 
 .DEFAULT_GOAL := help
 .PHONY: help setup browser lint check test nightly faults soak demo up bench bench-smoke docs proto clean
@@ -47,10 +46,7 @@ check: lint ## the same, and the tests that need no broker
 	$(BIN)/pytest -m "not broker"
 
 test: setup ## all tests, on the embedded broker and on Apache Kafka where Java and Maven are there
-	@echo "the tests on Apache Kafka run beside the others: what they say comes last"
-	@mkdir -p $(dir $(KAFKA_TESTS)); trap 'kill $$kafka' INT TERM; $(BIN)/pytest -m kafka > $(KAFKA_TESTS) 2>&1 & kafka=$$!; \
-		$(BIN)/pytest -m "not kafka"; others=$$?; wait $$kafka; kafka=$$?; cat $(KAFKA_TESTS); \
-		exit $$((kafka ? kafka : others))
+	$(BIN)/pytest
 
 nightly: setup ## the tests of rules, bodies and the REST contract with many more examples
 	$(BIN)/pytest tests/properties tests/contract/test_openapi.py tests/contract/test_round_trip.py \

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
 import secrets
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +21,6 @@ from environments import KSERVE
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-NO_KAFKA = "Apache Kafka tests"
 BROKER_FIXTURES = {"broker", "embedded_broker", "kafka_broker"}
 
 _why_no_kafka = pytest.StashKey[str]()
@@ -33,12 +29,10 @@ _why_no_kserve = pytest.StashKey["str | None"]()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whoever asks for a broker is marked so, and `-m "not broker"` leaves it out; `kafka` those that ask for Kafka."""
+    """Whoever asks for a broker is marked so, and `-m "not broker"` leaves it out."""
     for item in items:
         if BROKER_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker("broker")
-        if _wants_kafka(item):
-            item.add_marker("kafka")
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -46,21 +40,12 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if session.config.option.collectonly:
         return
     asked = {name for item in session.items for name in getattr(item, "fixturenames", ())}
-    with _alone():
-        if "grpcurl" in asked:
-            session.config.stash[_grpcurl] = grpcurl_tool.find()
-        if "kserve_python" in asked:
-            session.config.stash[_why_no_kserve] = KSERVE.ensure()
-        if any(map(_wants_kafka, session.items)):
-            _prepare_kafka(session)
-
-
-@contextlib.contextmanager
-def _alone() -> Iterator[None]:
-    """Of the processes of one `make test` one fetches, and the other waits for it."""
-    with Path(tempfile.gettempdir(), f"millrace-tests-{os.getuid()}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    if "grpcurl" in asked:
+        session.config.stash[_grpcurl] = grpcurl_tool.find()
+    if "kserve_python" in asked:
+        session.config.stash[_why_no_kserve] = KSERVE.ensure()
+    if any(map(_wants_kafka, session.items)):
+        _prepare_kafka(session)
 
 
 def _prepare_kafka(session: pytest.Session) -> None:
@@ -74,14 +59,12 @@ def _prepare_kafka(session: pytest.Session) -> None:
         session.config.stash[_why_no_kafka] = reason
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """A suite that ran on one broker only must not look like one that ran on both."""
-    reports = [*terminalreporter.stats.get("skipped", ()), *terminalreporter.stats.get("error", ())]
-    told = next((text for text in map(str, (report.longrepr for report in reports)) if NO_KAFKA in text), None)
-    if told is not None:
+    reason = config.stash.get(_why_no_kafka, None)
+    if reason is not None:
         word = "FAILED" if _on_ci() else "SKIPPED"
-        reason = told[told.index(NO_KAFKA) :].splitlines()[0].rstrip("')")
-        terminalreporter.write_line(f"{word}: {reason}", yellow=True, bold=True)
+        terminalreporter.write_line(f"{word}: Apache Kafka tests: {reason}", yellow=True, bold=True)
 
 
 # How long an example takes says more about what else the machine does than about the code.
@@ -103,7 +86,7 @@ def kafka_broker(pytestconfig: pytest.Config) -> Iterator[str]:
     """The address of an Apache Kafka; where there can be none, a skip, and on CI a failure."""
     reason = pytestconfig.stash.get(_why_no_kafka, None)
     if reason is not None:
-        text = f"SKIPPED: {NO_KAFKA}: {reason}"
+        text = f"SKIPPED: Apache Kafka tests: {reason}"
         if _on_ci():
             pytest.fail(f"{text}; where CI=true that is a failure", pytrace=False)
         pytest.skip(text)
