@@ -29,6 +29,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 PIPELINES = {pipeline.name: pipeline for pipeline in load([SAMPLES])[0].pipelines}
 WIDE, NARROW = 1280, 390
 FORMS = [{"width": WIDE, "theme": "light"}, {"width": NARROW, "theme": "dark"}]
+SHARE = re.compile(r"^\d+(\.\d)? %$")
 # A broker is given twenty seconds to answer before it is called away.
 AWAY_MS = 60_000
 PARTS = [
@@ -207,10 +208,19 @@ async def test_an_experiment_shows_its_real_shares(view: View, product: Product)
     assert await view.texts(".shares tbody tr td:nth-child(2)") == ["75 %", "25 %", "10 %"]
     real = view.page.locator(".shares tbody tr td:nth-child(3)")
     await expect(real.first).to_have_text("\N{EN DASH}")
-    for _ in range(40):
-        await ask(product, "models/price", inputs(INPUT=[1, 2]))
-    await expect(real.first).to_have_text(re.compile(r"^\d+(\.\d)? %$"))
-    shares = [float(text.split()[0]) for text in (await view.texts(".shares tbody tr td:nth-child(3)"))[:2]]
+
+    async def ask_on() -> None:
+        while True:
+            await ask(product, "models/price", inputs(INPUT=[1, 2]))
+
+    # Shares are of the last seconds, so that they go when calls stop.
+    asking = asyncio.create_task(ask_on())
+    try:
+        await expect(real).to_have_text([SHARE, SHARE, "\N{EN DASH}"])
+        shares = [float(text.split()[0]) for text in (await real.all_text_contents())[:2]]
+    finally:
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
     assert sum(shares) == pytest.approx(100, abs=1)
 
 
