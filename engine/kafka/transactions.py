@@ -14,7 +14,6 @@ import contextlib
 import itertools
 import logging
 import time
-from collections import defaultdict
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from aiokafka.client import CoordinationType
@@ -31,7 +30,7 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from engine.kafka import client
 from engine.kafka.leases import TopicPartition
-from engine.kafka.wire import REQUEST_SECONDS, Connection, OffsetFetch, Place, TxnOffsetCommit
+from engine.kafka.wire import REQUEST_SECONDS, Connection, OffsetFetch, Place, TxnOffsetCommit, by_topic
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
@@ -131,7 +130,7 @@ class GroupOffsets:
 
         Raises Unstable when `stable` is asked for and a transaction is open, and KafkaError, to be tried again.
         """
-        topics = _by_topic((partition.topic, partition.partition) for partition in partitions)
+        topics = by_topic((partition.topic, partition.partition) for partition in partitions)
         request = (
             OffsetFetch(group, [(topic, numbers, {}) for topic, numbers in topics], stable, {})
             if self._stable_reads
@@ -160,7 +159,7 @@ class GroupOffsets:
 
     async def commit(self, group: str, membership: Membership, offsets: Mapping[TopicPartition, Committed]) -> bool:
         """Move offsets outside a transaction; False when they are no longer ours to move. Raises KafkaError."""
-        topics = _by_topic((at.topic, (at.partition, found.offset, found.metadata)) for at, found in offsets.items())
+        topics = by_topic((at.topic, (at.partition, found.offset, found.metadata)) for at, found in offsets.items())
         request = OffsetCommitRequest(group, membership.generation, membership.member, -1, topics)
         answer = await self._connection.ask(CoordinationType.GROUP, group, request)
         codes = {code for _, partitions in answer.topics for _, code in partitions}
@@ -168,13 +167,6 @@ class GroupOffsets:
             return False
         self._check(group, codes)
         return True
-
-
-def _by_topic(pairs: Iterable[tuple[str, Any]]) -> list[tuple[str, list[Any]]]:
-    found: dict[str, list[Any]] = defaultdict(list)
-    for topic, part in pairs:
-        found[topic].append(part)
-    return list(found.items())
 
 
 class Producer:
@@ -357,7 +349,7 @@ class Producer:
     ) -> None:
         """The first half: offsets, under the generation that they were read in."""
         await self._add_offsets(group)
-        topics = _by_topic(
+        topics = by_topic(
             (at.topic, (at.partition, found.offset, -1, found.metadata, {})) for at, found in sorted(offsets.items())
         )
         request = TxnOffsetCommit(
@@ -396,7 +388,7 @@ class Producer:
         await self._add(lambda: AddOffsetsToTxnRequest(self.transactional_id, self._id, self._epoch, group), _lone_code)
 
     async def _add_partitions(self, places: Iterable[Place]) -> None:
-        added = _by_topic(places)
+        added = by_topic(places)
         try:
             await self._add(
                 lambda: AddPartitionsToTxnRequest(self.transactional_id, self._id, self._epoch, added), self._worst_code
@@ -460,7 +452,7 @@ class Producer:
         )
 
     async def _send_to(self, leader: int, batches: Sequence[_Batch]) -> None:
-        topics = _by_topic((batch.place[0], (batch.place[1], batch.data)) for batch in batches)
+        topics = by_topic((batch.place[0], (batch.place[1], batch.data)) for batch in batches)
         request = ProduceRequest(self.transactional_id, _ALL_REPLICAS, int(REQUEST_SECONDS * 1000), topics)
         try:
             answer = await self._connection.send(leader, request)

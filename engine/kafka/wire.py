@@ -6,6 +6,7 @@ This module is all that extends aiokafka's protocol; it is pinned to aiokafka 0.
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from aiokafka import TopicPartition as ClientPartition
@@ -156,6 +157,14 @@ class OffsetFetch(Request[_OffsetFetchRequest]):  # type: ignore[misc]  # aiokaf
         return request_struct_class(*self._fields)
 
 
+def by_topic(pairs: Iterable[tuple[str, Any]]) -> list[tuple[str, list[Any]]]:
+    """Parts of partitions, as requests list them: together with the others of their topic."""
+    found: dict[str, list[Any]] = defaultdict(list)
+    for topic, part in pairs:
+        found[topic].append(part)
+    return list(found.items())
+
+
 class Connection:
     """One client of the cluster, and who coordinates what."""
 
@@ -240,15 +249,11 @@ class Connection:
 
         Raises KafkaError, also when a partition is led by somebody else now or is not there.
         """
-        by_leader: dict[int, dict[str, list[tuple[int, int]]]] = {}
+        by_leader: dict[int, list[tuple[str, tuple[int, int]]]] = defaultdict(list)
         for topic, number in places:
-            leader = await self.leader((topic, number))
-            by_leader.setdefault(leader, {}).setdefault(topic, []).append((number, OffsetResetStrategy.LATEST))
+            by_leader[await self.leader((topic, number))].append((topic, (number, OffsetResetStrategy.LATEST)))
         answers = await asyncio.gather(
-            *(
-                self.send(leader, OffsetRequest(-1, int(stable), list(topics.items())))
-                for leader, topics in by_leader.items()
-            )
+            *(self.send(leader, OffsetRequest(-1, int(stable), by_topic(asked))) for leader, asked in by_leader.items())
         )
         found: dict[Place, int] = {}
         for topic, partitions in (entry for answer in answers for entry in answer.topics):

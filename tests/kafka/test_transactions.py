@@ -116,6 +116,14 @@ async def producer(broker: FakeConnection) -> Producer:
     return made
 
 
+@pytest.fixture
+async def pool(broker: FakeConnection) -> Transactions:
+    made = Transactions(Settings(kafka_broker="none:1"), "me")
+    for producer in made._producers:
+        producer._connection = broker  # type: ignore[assignment]
+    return made
+
+
 async def write(producer: Producer, topic: str) -> None:
     await producer.transact("group", ME, OFFSETS, {(topic, 0): [(b"k", b"v", [])]})
 
@@ -248,12 +256,9 @@ async def test_what_is_swept_is_not_swept_again(producer: Producer, broker: Fake
 
 
 async def test_a_producer_is_lent_again_when_what_it_committed_is_settled(
-    broker: FakeConnection, monkeypatch: pytest.MonkeyPatch
+    pool: Transactions, broker: FakeConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(transactions, "_RETRY_SECONDS", 0.0)
-    pool = Transactions(Settings(kafka_broker="none:1"), "me")
-    for made in pool._producers:
-        made._connection = broker  # type: ignore[assignment]
     broker.refusals[OffsetRequest] = NOT_LEADER
     async with pool.lend() as producer:
         await producer.reset()
@@ -268,11 +273,10 @@ async def test_a_producer_is_lent_again_when_what_it_committed_is_settled(
     assert broker.ended == [({"offsets", "first"}, True)] * 2
 
 
-async def test_a_pool_that_stops_ends_what_may_hang(broker: FakeConnection, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_pool_that_stops_ends_what_may_hang(
+    pool: Transactions, broker: FakeConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(transactions, "_RETRY_SECONDS", 100.0)
-    pool = Transactions(Settings(kafka_broker="none:1"), "me")
-    for made in pool._producers:
-        made._connection = broker  # type: ignore[assignment]
     broker.refusals[OffsetRequest] = NOT_LEADER
     async with pool.lend() as producer:
         await producer.reset()
