@@ -28,11 +28,21 @@ _grpcurl = pytest.StashKey["str | None"]()
 _why_no_kserve = pytest.StashKey["str | None"]()
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whoever asks for a broker is marked so, and `-m "not broker"` leaves it out."""
+    """Whoever asks for a broker is marked so, and `-m "not broker"` leaves it out; products that many share come last.
+
+    A product that only waits takes a third of a core with its broker: it is not to run beside other tests.
+    """
     for item in items:
         if BROKER_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker("broker")
+    items.sort(key=_kind_of_product)
+
+
+def _kind_of_product(item: pytest.Item) -> str:
+    call = getattr(item, "callspec", None)
+    return call.params.get("broker", "") if call is not None and "product" in getattr(item, "fixturenames", ()) else ""
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

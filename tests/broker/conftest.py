@@ -26,10 +26,12 @@ PARTITIONS = 4
 SESSION_SECONDS = "2"
 
 
-def _running(broker: str, folder: Path) -> Iterator[Product]:
+@pytest.fixture(scope="session")
+def shared_product(broker: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
+    """`seldon up` with all samples and the tests' own resources; it ends before one on the next broker starts."""
     product = Product(
-        folder, "up", SAMPLES, RESOURCES, "--kafka-broker", broker, "--listen", "127.0.0.1:0",
-        "--namespace", SHARED_NAMESPACE, "--partitions", PARTITIONS,
+        tmp_path_factory.mktemp("product"), "up", SAMPLES, RESOURCES, "--kafka-broker", broker,
+        "--listen", "127.0.0.1:0", "--namespace", SHARED_NAMESPACE, "--partitions", PARTITIONS,
     )  # fmt: skip
     try:
         yield product.start()
@@ -38,25 +40,13 @@ def _running(broker: str, folder: Path) -> Iterator[Product]:
         product.kill()
 
 
-@pytest.fixture(scope="session")
-def product_on_embedded(embedded_broker: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
-    """`seldon up` with all samples and the tests' own resources, on the embedded broker."""
-    yield from _running(embedded_broker, tmp_path_factory.mktemp("product"))
-
-
-@pytest.fixture(scope="session")
-def product_on_kafka(kafka_broker: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
-    """The same on Apache Kafka."""
-    yield from _running(kafka_broker, tmp_path_factory.mktemp("product"))
-
-
 @pytest.fixture
-def product(broker: str, request: pytest.FixtureRequest) -> Product:  # noqa: ARG001  it gives the test its parameter
+def product(shared_product: Product) -> Product:
     """A running product that all tests of a broker share: call it, do not stop it."""
-    kind = request.node.callspec.params["broker"]
-    running: Product = request.getfixturevalue(f"product_on_{kind}")
-    assert running.running, f"the product has ended with {running.process.returncode}\n{running.said}"
-    return running
+    assert shared_product.running, (
+        f"the product has ended with {shared_product.process.returncode}\n{shared_product.said}"
+    )
+    return shared_product
 
 
 @pytest.fixture

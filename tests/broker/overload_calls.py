@@ -54,7 +54,7 @@ class Caller:
             elif answer.status == 429 and int(answer.headers.get("Retry-After", "0")) > 0:
                 ends.refused.append(seconds)
             else:
-                ends.wrong.append(f"{answer.status} {body}")
+                ends.wrong.append(f"call {number}, after {seconds:.1f} s: {answer.status} {body}")
 
     async def grpc(self, number: int) -> None:
         ends, since = self.ends["grpc"], asyncio.get_running_loop().time()
@@ -66,7 +66,7 @@ class Caller:
             if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and int(back) > 0:
                 ends.refused.append(seconds)
             else:
-                ends.wrong.append(f"{error.code().name} {error.details()}")
+                ends.wrong.append(f"call {number}, after {seconds:.1f} s: {error.code().name} {error.details()}")
             return
         if values(answer, "INPUT") == [number + 1]:
             ends.answered.append(asyncio.get_running_loop().time() - since)

@@ -15,8 +15,8 @@ from product import CALL_DEADLINE, environment
 OVERLOADED = Path(__file__).resolve().parent / "overload"
 CALLS = Path(__file__).resolve().parent / "overload_calls.py"
 
-# Two threads of the model, each busy for so long with a request: fifty requests a second.
-MODEL_SECONDS = 0.04
+# Two threads of the model, each busy for so long with a request: twenty-five requests a second.
+MODEL_SECONDS = 0.08
 CAPACITY = 2 / MODEL_SECONDS
 TIMES = 10
 

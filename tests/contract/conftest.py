@@ -22,7 +22,7 @@ RESOURCES = Path(__file__).resolve().parent / "resources"
 NAMESPACE = "contract"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def identity(embedded_broker: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
     """`seldon up` with identity models and chains of them: call it, do not stop it."""
     folder = tmp_path_factory.mktemp("identity")
