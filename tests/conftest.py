@@ -28,8 +28,8 @@ _grpcurl = pytest.StashKey["str | None"]()
 _why_no_kserve = pytest.StashKey["str | None"]()
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
     """Whoever asks for a broker is marked so, and `-m "not broker"` leaves it out; products that many share come last.
 
     A product that only waits takes a third of a core with its broker: it is not to run beside other tests.
@@ -37,6 +37,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if BROKER_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker("broker")
+    yield
     items.sort(key=_kind_of_product)
 
 
