@@ -12,7 +12,13 @@ import aiokafka.client
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import KafkaError, TopicAlreadyExistsError, UnknownTopicOrPartitionError, for_code
+from aiokafka.errors import (
+    KafkaConnectionError,
+    KafkaError,
+    TopicAlreadyExistsError,
+    UnknownTopicOrPartitionError,
+    for_code,
+)
 from aiokafka.protocol.metadata import MetadataRequest
 
 from engine.errors import BrokerReplaced, BrokerUnavailable, TopicRefused, UnequalPartitions
@@ -147,6 +153,24 @@ async def stop(client: Any) -> None:
     if not done:
         closing.cancel()
     await asyncio.gather(closing, return_exceptions=True)
+    if not done and isinstance(client, AIOKafkaProducer):
+        await _give_up(client)
+
+
+async def _give_up(producer: Any) -> None:
+    """End what a cut-off stop of a producer leaves running: it would write what it holds when the broker is back.
+
+    An embedded broker takes that before its topic is made anew, and gives it to nobody, so that the topic has an end
+    that no reader comes to.
+    """
+    sending, held = producer._sender.sender_task, producer._message_accumulator  # noqa: SLF001  aiokafka has no other way
+    if sending is not None:
+        sending.cancel()
+        await asyncio.wait({sending}, timeout=STOP_TIMEOUT)
+    # A batch that was sent before and waits to be sent again is missed among these when it fails.
+    held._pending_batches.update(batch for batches in held._batches.values() for batch in batches)  # noqa: SLF001
+    held.fail_all(KafkaConnectionError("the producer was closed"))
+    await producer.client.close()
 
 
 def unavailable(settings: Settings, error: Exception) -> BrokerUnavailable:
