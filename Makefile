@@ -6,9 +6,10 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 IRIS := pipelines/iris/model.joblib
+OTHERS := .pytest_cache/others.log
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser lint check test nightly faults soak demo up bench bench-smoke docs proto clean
+.PHONY: help setup browser lint check test test-embedded test-others nightly faults soak demo up bench bench-smoke docs proto clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -46,7 +47,15 @@ check: lint ## the same, and the tests that need no broker
 	$(BIN)/pytest -m "not broker"
 
 test: setup ## all tests, on the embedded broker and on Apache Kafka where Java and Maven are there
-	$(BIN)/pytest
+	@$(MAKE) --no-print-directory --keep-going --jobs 2 test-embedded test-others
+
+# Two runs side by side, as most tests wait for processes most of the time; the second is shown when it has ended.
+test-embedded:
+	$(BIN)/pytest -m "broker and not kafka"
+
+test-others:
+	@mkdir -p $(dir $(OTHERS))
+	$(BIN)/pytest -m "kafka or not broker" > $(OTHERS) 2>&1; code=$$?; cat $(OTHERS); exit $$code
 
 nightly: setup ## the tests of rules, bodies and the REST contract with many more examples
 	$(BIN)/pytest tests/properties tests/contract/test_openapi.py tests/contract/test_round_trip.py \

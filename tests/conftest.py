@@ -30,13 +30,15 @@ _why_no_kserve = pytest.StashKey["str | None"]()
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
-    """Whoever asks for a broker is marked so, and `-m "not broker"` leaves it out; products that many share come last.
+    """Whoever asks for a broker is marked so, and for an Apache Kafka; products that many share come last.
 
     A product that only waits takes a third of a core with its broker: it is not to run beside other tests.
     """
     for item in items:
         if BROKER_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker("broker")
+        if _wants_kafka(item):
+            item.add_marker("kafka")
     yield
     items.sort(key=_kind_of_product)
 

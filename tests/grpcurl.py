@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -14,14 +15,17 @@ INSTALL_SECONDS = 300
 
 def find() -> str | None:
     """The binary's path; None when it is nowhere and Go is not there to install it."""
-    found = shutil.which("grpcurl", path=os.pathsep.join([os.environ.get("PATH", ""), str(TOOLS)]))
-    if found is not None or shutil.which("go") is None:
-        return found
-    subprocess.run(
-        ["go", "install", MODULE],
-        env={**os.environ, "GOBIN": str(TOOLS)},
-        check=True,
-        timeout=INSTALL_SECONDS,
-        capture_output=True,
-    )
+    TOOLS.mkdir(exist_ok=True)
+    with (TOOLS / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # runs side by side want it at one time
+        found = shutil.which("grpcurl", path=os.pathsep.join([os.environ.get("PATH", ""), str(TOOLS)]))
+        if found is not None or shutil.which("go") is None:
+            return found
+        subprocess.run(
+            ["go", "install", MODULE],
+            env={**os.environ, "GOBIN": str(TOOLS)},
+            check=True,
+            timeout=INSTALL_SECONDS,
+            capture_output=True,
+        )
     return str(TOOLS / "grpcurl")
