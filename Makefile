@@ -46,14 +46,14 @@ lint: setup ## format, lint, types, layers, spelling
 check: lint ## the same, and the tests that need no broker
 	$(BIN)/pytest -m "not broker"
 
-test: setup ## all tests, on the embedded broker and on Apache Kafka where Java and Maven are there
+test: ## all tests, on the embedded broker and on Apache Kafka where Java and Maven are there
 	@$(MAKE) --no-print-directory --keep-going --jobs 2 test-embedded test-others
 
 # Two runs side by side, as most tests wait for processes most of the time; the second is shown when it has ended.
-test-embedded:
+test-embedded: setup
 	$(BIN)/pytest -m "broker and not kafka"
 
-test-others:
+test-others: setup
 	@mkdir -p $(dir $(OTHERS))
 	$(BIN)/pytest -m "kafka or not broker" > $(OTHERS) 2>&1; code=$$?; cat $(OTHERS); exit $$code
 

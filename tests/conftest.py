@@ -44,8 +44,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
 
 
 def _kind_of_product(item: pytest.Item) -> str:
-    call = getattr(item, "callspec", None)
-    return call.params.get("broker", "") if call is not None and "product" in getattr(item, "fixturenames", ()) else ""
+    return _kind_of_broker(item) if "product" in getattr(item, "fixturenames", ()) else ""
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -57,7 +56,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         session.config.stash[_grpcurl] = grpcurl_tool.find()
     if "kserve_python" in asked:
         session.config.stash[_why_no_kserve] = KSERVE.ensure()
-    if any(map(_wants_kafka, session.items)):
+    if any(item.get_closest_marker("kafka") for item in session.items):
         _prepare_kafka(session)
 
 
@@ -149,8 +148,13 @@ def namespace() -> str:
 def _wants_kafka(item: pytest.Item) -> bool:
     if "kafka_broker" in getattr(item, "fixturenames", ()):
         return True
+    return _kind_of_broker(item) == "kafka"
+
+
+def _kind_of_broker(item: pytest.Item) -> str:
+    """Of a test that runs on each kind; empty for others."""
     call = getattr(item, "callspec", None)
-    return call is not None and call.params.get("broker") == "kafka"
+    return "" if call is None else call.params.get("broker", "")
 
 
 def _on_ci() -> bool:

@@ -170,7 +170,7 @@ async def _give_up(producer: Any) -> None:
     # A batch that was sent before and waits to be sent again is missed among these when it fails.
     held._pending_batches.update(batch for batches in held._batches.values() for batch in batches)  # noqa: SLF001
     held.fail_all(KafkaConnectionError("the producer was closed"))
-    await producer.client.close()
+    await stop(producer.client)
 
 
 def unavailable(settings: Settings, error: Exception) -> BrokerUnavailable:

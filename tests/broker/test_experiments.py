@@ -110,7 +110,7 @@ def test_shares_are_held_and_an_edit_holds_at_once_on_every_gateway(
     product = seldon_up("up", write(tmp_path / "r", experiment("ab", default, rival, (3, 1)))).start()
     gateway = seldon_up("gateway").start()
     # One run in 370 is further off; two of them are a fault.
-    assert any(held(product.address, target, first, 0.75, 600) for _ in range(2))
+    assert any(held(product.address, target, first, 0.75, 2000) for _ in range(2))
     edited = tmp_path / "edited.yaml"
     edited.write_text(experiment("ab", default, rival, (1, 3)))
     assert command("experiment", "start", "-f", edited).out == "{}\n"

@@ -11,7 +11,6 @@ import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 import pytest
 import pytest_asyncio
@@ -21,13 +20,14 @@ from playwright.async_api import async_playwright
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "broker"))
 sys.path.insert(0, str(Path(__file__).parent))
 
-from looking import DEADLINE_MS, View
+from looking import DEADLINE_MS, watched
 from product import SAMPLES, Product
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-    from playwright.async_api import Browser, Page
+    from looking import View
+    from playwright.async_api import Browser
 
 HERE = Path(__file__).parent
 SCREENSHOTS = HERE / "screenshots"
@@ -95,19 +95,9 @@ async def view(browser: Browser, address: str, request: pytest.FixtureRequest) -
     )
     context.set_default_timeout(DEADLINE_MS)
     page = await context.new_page()
-    view = View(page, address)
-    _listen(page, view, urlsplit(address).netloc)
-    yield view
-    SCREENSHOTS.mkdir(exist_ok=True)
-    await page.screenshot(path=SCREENSHOTS / f"{re.sub(r'[^a-zA-Z0-9-]+', '-', request.node.name)}.png", full_page=True)
-    await context.close()
-    assert view.errors == [], "the page said errors"
-    assert view.strangers == [], "the page asked other hosts"
-
-
-def _listen(page: Page, view: View, own: str) -> None:
-    page.on("console", lambda message: view.said(message.text) if message.type in ("error", "warning") else None)
-    page.on("pageerror", lambda error: view.said(str(error)))
-    page.on(
-        "request", lambda request: None if urlsplit(request.url).netloc == own else view.strangers.append(request.url)
-    )
+    with watched(page, address) as view:
+        yield view
+        SCREENSHOTS.mkdir(exist_ok=True)
+        name = re.sub(r"[^a-zA-Z0-9-]+", "-", request.node.name)
+        await page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)
+        await context.close()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import expect
 
 if TYPE_CHECKING:
     import re
+    from collections.abc import Iterator
 
     from playwright.async_api import Locator, Page
 
@@ -62,6 +65,20 @@ class View:
         """The value of an expression in which `m` is a module of the page and `a` the argument."""
         script = f"async ([path, a]) => {{ const m = await import(path); return {expression}; }}"
         return await self.page.evaluate(script, [f"{self.address}static/{module}.js", argument])
+
+
+@contextlib.contextmanager
+def watched(page: Page, address: str) -> Iterator[View]:
+    """A page whose reader fails at the end when it said an error or asked another host."""
+    view, own = View(page, address), urlsplit(address).netloc
+    page.on("console", lambda message: view.said(message.text) if message.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: view.said(str(error)))
+    page.on(
+        "request", lambda request: None if urlsplit(request.url).netloc == own else view.strangers.append(request.url)
+    )
+    yield view
+    assert view.errors == [], "the page said errors"
+    assert view.strangers == [], "the page asked other hosts"
 
 
 def _told(violation: Any) -> str:

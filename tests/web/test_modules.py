@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import pytest_asyncio
-from looking import View
+from looking import watched
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from looking import View
     from playwright.async_api import Browser
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -37,10 +38,10 @@ GRAPH = {
 async def modules(browser: Browser, address: str) -> AsyncIterator[View]:
     """The page, for its modules alone: nothing is done to it."""
     page = await browser.new_page()
-    view = View(page, address)
-    await view.open()
-    yield view
-    await page.close()
+    with watched(page, address) as view:
+        await view.open()
+        yield view
+        await page.close()
 
 
 def record(node: str, side: str, *tensors: str) -> dict[str, Any]:
