@@ -41,6 +41,8 @@ class FakeConnection:
         # Whether it is about to stop: it calls transactions ended and tells the partitions nothing.
         self.skips = False
         self.hanging: set[str] = set()
+        # Whether it is slow: what hangs ends one topic at each look.
+        self.slow = False
         self.deleted: set[str] = set()
         # The topics of each transaction that ended, and whether it was committed.
         self.ended: list[tuple[set[str], bool]] = []
@@ -82,6 +84,8 @@ class FakeConnection:
         if code:
             self.refused.set()
             raise for_code(code)
+        if self.slow and self.hanging:
+            self.hanging = self.hanging - {min(self.hanging)}
         return {place: 7 if stable and place[0] in self.hanging else 8 for place in places}
 
     def forget(self, kind: int, key: str) -> None:
@@ -150,6 +154,18 @@ async def test_what_was_committed_is_settled_when_every_partition_is_past_it(
     producer: Producer, broker: FakeConnection
 ) -> None:
     assert not producer.settled
+    await producer.settle()
+    assert producer.settled
+    assert broker.ended == []
+
+
+async def test_a_slow_broker_is_waited_for_while_one_partition_after_the_other_ends(
+    producer: Producer, broker: FakeConnection
+) -> None:
+    topics = [f"slow{number}" for number in range(8)]
+    await producer.transact("group", ME, OFFSETS, {(topic, 0): [(b"k", b"v", [])] for topic in topics})
+    broker.hanging, broker.slow = set(topics), True
+    broker.ended.clear()
     await producer.settle()
     assert producer.settled
     assert broker.ended == []
