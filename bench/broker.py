@@ -27,11 +27,17 @@ if TYPE_CHECKING:
 
 PATIENCE = 30.0
 RETRY_SECONDS = 0.2
-LEADERLESS = (
+# For a while after a topic or a group was made, and where a broker too busy to say that it lives has lost and regained
+# its partitions, the client knows no leader or the one from before, until it asks again.
+PASSING = (
     KafkaError.NOT_LEADER_FOR_PARTITION,
     KafkaError.LEADER_NOT_AVAILABLE,
     KafkaError.UNKNOWN_TOPIC_OR_PART,
     KafkaError.UNKNOWN_LEADER_EPOCH,
+    KafkaError.FENCED_LEADER_EPOCH,
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.NOT_COORDINATOR,
     KafkaError._NOENT,
 )
 
@@ -85,26 +91,33 @@ class Bench:
     def written(self, *topics: str) -> int:
         """How many records stand in these topics together."""
         places = {TopicPartition(topic, number): OffsetSpec.latest() for topic in topics for number in self._numbers}
-        until = time.monotonic() + PATIENCE
-        while True:
-            try:
-                return sum(future.result(PATIENCE).offset for future in self._admin.list_offsets(places).values())
-            except KafkaException as error:
-                # For a while after a topic was made the client may know no leader of it, until it asks again.
-                if error.args[0].code() not in LEADERLESS or time.monotonic() > until:
-                    raise
-                time.sleep(RETRY_SECONDS)
-                self._admin.list_topics(timeout=PATIENCE)
+        return self._patiently(
+            lambda: sum(future.result(PATIENCE).offset for future in self._admin.list_offsets(places).values())
+        )
 
     def committed(self, groups: Mapping[str, str]) -> int:
         """How many records groups have finished, each of its topic."""
-        asked = [self._asked(group, topic) for group, topic in groups.items()]
-        return sum(max(place.offset, 0) for each in asked for place in each.result(PATIENCE).topic_partitions)
+        return self._patiently(lambda: self._finished({group: (topic,) for group, topic in groups.items()}))
 
     def lag(self, group: str, topics: Sequence[str]) -> int:
         """How many records of these topics a group has not finished yet."""
-        found = self._asked(group, *topics).result(PATIENCE).topic_partitions
-        return self.written(*topics) - sum(max(place.offset, 0) for place in found)
+        return self.written(*topics) - self._patiently(lambda: self._finished({group: topics}))
+
+    def _finished(self, groups: Mapping[str, Sequence[str]]) -> int:
+        asked = [self._asked(group, *topics) for group, topics in groups.items()]
+        return sum(max(place.offset, 0) for each in asked for place in each.result(PATIENCE).topic_partitions)
+
+    def _patiently(self, ask: Callable[[], int]) -> int:
+        """What is asked of the broker, asked again where it does not know yet."""
+        until = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return ask()
+            except KafkaException as error:
+                if error.args[0].code() not in PASSING or time.monotonic() > until:
+                    raise
+                time.sleep(RETRY_SECONDS)
+                self._admin.list_topics(timeout=PATIENCE)
 
     def joined(self, groups: Sequence[str]) -> bool:
         """Whether every group has a member that works."""

@@ -12,6 +12,7 @@ from bench import latency
 from bench.contenders import CHAIN, Contender, Job
 from bench.processes import wait_until
 from bench.works import Layout, tfsimples
+from engine.kafka.transactions import POOL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -177,8 +178,8 @@ def _reach(count_now: Callable[[], int], process: Process | Team, layout: Layout
 def _caught_up(bench: Bench, process: Process | Team, layout: Layout, count: int) -> _Mark:
     """The moment when the models' agent has nothing before it but, in each partition, the ends of transactions."""
     topics = layout.step_inputs
-    # Each pipeline has a producer, whose last transaction may have ended behind the last record.
-    ends = len(topics) * bench.partitions * len(layout.work.pipelines)
+    # Each producer of the process may have had a transaction open whose end stands behind the last record.
+    ends = len(topics) * bench.partitions * POOL
     wait_until(
         lambda: bench.lag(layout.models_group, topics) <= ends, process, "the models' agent is still behind", SILENCE
     )
