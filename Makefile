@@ -74,7 +74,7 @@ demo: setup ## start everything, send requests to the sample pipelines, show the
 up: setup ## run broker, workers and gateway for pipelines/ until Ctrl-C
 	$(BIN)/seldon up pipelines/
 
-bench: setup ## measure beside peers, print the tables and write bench/results/DATE.md: over an hour
+bench: setup ## measure beside peers, print the tables and write bench/results/DATE.md: about an hour
 	$(BIN)/python -m bench
 
 bench-smoke: setup ## the same in a tiny form, which shows that its parts work

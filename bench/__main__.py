@@ -28,7 +28,7 @@ from bench import (
     throughput,
     workloads,
 )
-from bench.broker import ApacheKafka, Bench, NotHere
+from bench.broker import HEAP_MB, ApacheKafka, Bench, NotHere, folder
 from bench.contenders import CHAIN
 
 if TYPE_CHECKING:
@@ -274,12 +274,14 @@ def _on_kafka(bench: Bench, size: Size, rounds: int, progress: Progress) -> list
 @contextlib.contextmanager
 def _kafka(partitions: int) -> Iterator[Bench]:
     try:
-        kafka = ApacheKafka().start()
+        kafka = ApacheKafka(heap_mb=HEAP_MB, within=folder()).start()
     except NotHere as reason:
         raise click.ClickException(f"no Apache Kafka to measure on: {reason}") from None
     try:
         yield Bench(kafka.address, partitions)
     finally:
+        if said := kafka.said():
+            click.echo(f"Apache Kafka said:\n{said}", err=True)
         kafka.stop()
 
 
@@ -296,8 +298,8 @@ def _measure(results: report.Results, parts: Iterable[Part], wanted: Collection[
 def _told(results: report.Results, name: str) -> Iterator[None]:
     try:
         yield
-    except (RuntimeError, KafkaException) as failure:
-        results.failed.append(f"{name}: {failure}")
+    except (RuntimeError, KafkaException, TimeoutError) as failure:
+        results.failed.append(f"{name}: {failure or type(failure).__name__}")
 
 
 if __name__ == "__main__":

