@@ -101,7 +101,7 @@ FULL = Size(
     watched=30.0,
     served=300,
     stacked=10_000,
-    observed=20_000,
+    observed=15_000,
 )
 # Shows that every part works; its figures mean little.
 QUICK = Size(
