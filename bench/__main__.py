@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -151,13 +152,13 @@ def main(
         size = replace(size, records={**size.records, "fast": records})
     wanted = only or [part for part in PARTS if not (quick and part in NOT_QUICK)]
     results = report.Results(partitions, rounds or size.rounds)
-    console = Console(stderr=True)
+    console, began = Console(stderr=True), time.monotonic()
     with console.status("starting") as status:
 
         def progress(text: str) -> None:
             status.update(text)
             if not console.is_terminal:
-                click.echo(text, err=True)
+                click.echo(f"{time.monotonic() - began:5.0f} s  {text}", err=True)
 
         if FOREIGN & set(wanted):
             progress("installing the peers into .venv-bench")
