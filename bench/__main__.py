@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from confluent_kafka import KafkaException
 from rich.console import Console
 
 from bench import (
@@ -31,6 +30,7 @@ from bench import (
 )
 from bench.broker import HEAP_MB, ApacheKafka, Bench, NotHere, folder
 from bench.contenders import CHAIN
+from bench.failures import told
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -170,10 +170,9 @@ def main(
             with _kafka(partitions) as bench:
                 progress("warming Apache Kafka up")
                 throughput.warm_up(bench, size.records["fast"])
-                results.throughput = throughput.chain_rows(wanted, size.records, size.contents)
-                with _told(results, "tfsimples"):
-                    throughput.measure(bench, results.throughput, results.rounds, size.calls, progress)
-                _measure(results, _on_kafka(bench, size, results.rounds, progress), wanted, progress)
+                rows, runs = throughput.chain_rows(wanted, size.records, size.contents), results.rounds
+                results.throughput = throughput.measure(bench, rows, runs, size.calls, progress, results.failed)
+                _measure(results, _on_kafka(bench, size, results, progress), wanted, progress)
     # A file or a pipe has room for whole rows.
     report.show(results, Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH))
     if output or not (quick or only):
@@ -237,19 +236,20 @@ def _alone(size: Size, rounds: int) -> list[Part]:
     ]
 
 
-def _on_kafka(bench: Bench, size: Size, rounds: int, progress: Progress) -> list[Part]:
+def _on_kafka(bench: Bench, size: Size, results: report.Results, progress: Progress) -> list[Part]:
+    rounds, failed = results.rounds, results.failed
     return [
         Part(
             "works",
             "works",
             "pipelines of other kinds",
-            lambda: workloads.measure(bench, size.works, rounds, progress),
+            lambda: workloads.measure(bench, size.works, rounds, progress, failed),
         ),
         Part(
             "growth",
             "growth",
             "more partitions, pipelines, steps, workers",
-            lambda: growth.measure(bench, size.grown, size.growth, rounds, progress),
+            lambda: growth.measure(bench, size.grown, size.growth, rounds, progress, failed),
         ),
         Part(
             "latency",
@@ -287,20 +287,11 @@ def _kafka(partitions: int) -> Iterator[Bench]:
 
 
 def _measure(results: report.Results, parts: Iterable[Part], wanted: Collection[str], progress: Progress) -> None:
-    """A part that fails is told at the end, with the figures of all others: they took an hour."""
     for part in parts:
         if part.name in wanted:
             progress(part.text)
-            with _told(results, part.name):
+            with told(results.failed, part.name):
                 setattr(results, part.into, part.measure())
-
-
-@contextlib.contextmanager
-def _told(results: report.Results, name: str) -> Iterator[None]:
-    try:
-        yield
-    except (RuntimeError, KafkaException, TimeoutError) as failure:
-        results.failed.append(f"{name}: {failure or type(failure).__name__}")
 
 
 if __name__ == "__main__":

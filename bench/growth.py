@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from bench import works
 from bench.broker import Bench
 from bench.contenders import ours
+from bench.failures import told
 from bench.throughput import Row, run_once
 
 if TYPE_CHECKING:
@@ -37,14 +38,17 @@ def measure(
     sizes: Mapping[str, Sequence[int]],
     rounds: int,
     progress: Callable[[str], None],
+    failed: list[str],
 ) -> list[Grown]:
     """Ours, at least once, by all sizes in turn, `rounds` times."""
     plans = [_plan(kind, count, bench.partitions, records) for kind, counts in sizes.items() for count in counts]
     for number in range(1, rounds + 1):
         for grown, held in plans:
-            progress(f"round {number} of {rounds}: {grown.count} {grown.kind}")
-            run_once(Bench(bench.address, held), grown.row, f"grown-{grown.kind}-{grown.count}-{number}")
-    return [grown for grown, _ in plans]
+            step = f"round {number} of {rounds}: {grown.count} {grown.kind}"
+            progress(step)
+            with told(failed, step):
+                run_once(Bench(bench.address, held), grown.row, f"grown-{grown.kind}-{grown.count}-{number}")
+    return [grown for grown, _ in plans if grown.row.runs]
 
 
 def _plan(kind: str, count: int, partitions: int, records: int) -> tuple[Grown, int]:

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 
 from bench import latency
 from bench.contenders import CHAIN, Contender, Job
+from bench.failures import told
 from bench.processes import wait_until
 from bench.works import Layout, tfsimples
 from engine.kafka.transactions import POOL
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from bench.broker import Bench
     from bench.chain import Contents
@@ -93,18 +94,22 @@ def chain_rows(names: Iterable[str], records: dict[str, int], contents: Iterable
     ]
 
 
-def measure(bench: Bench, rows: Iterable[Row], rounds: int, calls: int, progress: Callable[[str], None]) -> None:
-    """Every row in turn, `rounds` times, so that a change of the machine touches all of them.
+def measure(
+    bench: Bench, rows: Sequence[Row], rounds: int, calls: int, progress: Callable[[str], None], failed: list[str]
+) -> list[Row]:
+    """Every row in turn, `rounds` times, so that a change of the machine touches all of them: those that had a run.
 
     With `calls`, the process of a row of raw contents is also called that often, 50 times a second, after its last run.
     """
-    rows = list(rows)
     for number in range(1, rounds + 1):
         for row in rows:
             contender = row.contender
-            progress(f"round {number} of {rounds}: {row.work.name} by {contender.title}, {contender.guarantee}")
+            step = f"round {number} of {rounds}: {row.work.name} by {contender.title}, {contender.guarantee}"
+            progress(step)
             paced = calls if number == rounds and row.contents == "raw" else 0
-            run_once(bench, row, f"{contender.name}-{row.work.name}-{row.contents}-{number}", paced)
+            with told(failed, step):
+                run_once(bench, row, f"{contender.name}-{row.work.name}-{row.contents}-{number}", paced)
+    return [row for row in rows if row.runs]
 
 
 def warm_up(bench: Bench, records: int) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from bench import works
 from bench.contenders import bare, ours
+from bench.failures import told
 from bench.processes import Process
 from bench.throughput import Row, run_once
 
@@ -41,7 +42,9 @@ class Sizes:
     pipelines: int
 
 
-def measure(bench: Bench, sizes: Sizes, rounds: int, progress: Callable[[str], None]) -> list[Loaded]:
+def measure(
+    bench: Bench, sizes: Sizes, rounds: int, progress: Callable[[str], None], failed: list[str]
+) -> list[Loaded]:
     """Every work by ours and, where it has no branches, by the bare loop: in turn, `rounds` times."""
     once = ours("exactly once"), bare("exactly once")
     with Process([sys.executable, "-m", "bench.peers.v2_server"], DELAY_MS=str(DELAY_MS)) as server:
@@ -57,13 +60,15 @@ def measure(bench: Bench, sizes: Sizes, rounds: int, progress: Callable[[str], N
         for number in range(1, rounds + 1):
             for each in loaded:
                 row = each.row
-                progress(f"round {number} of {rounds}: {row.work.name} by {row.contender.title}")
+                step = f"round {number} of {rounds}: {row.work.name} by {row.contender.title}"
+                progress(step)
                 before = server.cpu_seconds()
-                run_once(bench, row, f"{row.contender.name}-{row.work.name}-{number}")
-                if row.work in remote:
-                    each.server_us.append((server.cpu_seconds() - before) / row.records * 1e6)
+                with told(failed, step):
+                    run_once(bench, row, f"{row.contender.name}-{row.work.name}-{number}")
+                    if row.work in remote:
+                        each.server_us.append((server.cpu_seconds() - before) / row.records * 1e6)
         server.check()
-    return loaded
+    return [each for each in loaded if each.row.runs]
 
 
 REMOTE = (works.remote_slow, works.remote_chain)
