@@ -39,6 +39,10 @@ POSITION_SECONDS = 3.0
 # The group has moved on and our consumer does not know it yet: it learns by its next heartbeat.
 STALE_SECONDS = 0.2
 
+# Requests of one transaction. Without a bound, one that takes longer than the broker gives it is tried again with all
+# that has finished meanwhile, and takes longer still.
+MOST_UNITS = 20_000
+
 # How often it is asked whether a commit without an answer has happened.
 READ_BACK_SECONDS = 0.05
 
@@ -63,6 +67,8 @@ class ExactlyOnce(Checkpoints):
         self._transactions, self._replies, self._reply_topic = transactions, replies, reply_topic
         # Their watermarks have moved and they are not written: the next transaction has them too.
         self._unwritten: list[Unit] = []
+        # There is no room yet to say of them that they are finished.
+        self._refused: list[Unit] = []
         self._number = 0
         self._position_due: asyncio.TimerHandle | None = None
         self._answers = asyncio.Event()
@@ -95,7 +101,8 @@ class ExactlyOnce(Checkpoints):
     async def flush(self) -> None:
         """As said; the transaction that runs ends first."""
         async with self._intake.committing:
-            await self._checkpoint()
+            while not await self._checkpoint() and self._pending:
+                pass
 
     async def _checkpoint_loop(self) -> None:
         while True:
@@ -107,19 +114,19 @@ class ExactlyOnce(Checkpoints):
                 delay = await self._checkpoint() if self._intake.assigned.is_set() else 0.0
             if delay:
                 await asyncio.sleep(delay)
-            if self._unwritten:
+            if self._unwritten or self._pending:
                 self._wake.set()
-            elif not self._pending:
+            elif not self._refused:
                 self._empty.set()
 
     async def _checkpoint(self) -> float:
         """One transaction, if there is something to write; how long to wait before what is left is tried again."""
-        finished, self._pending = self._pending, []
-        waiting = self._finish(finished)
-        if waiting:
-            kept = set(map(id, waiting))
+        room = max(0, MOST_UNITS - len(self._unwritten))
+        finished, self._pending = [*self._refused, *self._pending[:room]], self._pending[room:]
+        self._refused = self._finish(finished)
+        if self._refused:
+            kept = set(map(id, self._refused))
             finished = [unit for unit in finished if id(unit) not in kept]
-            self._pending = [*waiting, *self._pending]
         lost = [unit for unit in (*self._unwritten, *finished) if not unit.origin.held]
         self._budget.give(sum(unit.size for unit in lost))
         self._unwritten = [unit for unit in (*self._unwritten, *finished) if unit.origin.held]

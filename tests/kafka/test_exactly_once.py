@@ -225,6 +225,36 @@ async def test_what_finishes_during_a_transaction_is_the_next_one() -> None:
         assert bench.producer.written == [[b"0"], [b"1", b"2"]]
 
 
+async def test_a_transaction_has_so_many_requests_at_most_and_the_rest_are_the_next_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(exactly_once, "MOST_UNITS", 2)
+    async with running() as bench:
+        await bench.finished(*bench.requests(5))
+        assert bench.producer.written == [[b"0", b"1"], [b"2", b"3"], [b"4"]]
+        assert bench.producer.committed[-1][1][P0].offset == 5
+
+
+async def test_a_transaction_that_is_tried_again_has_no_more_requests_than_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(exactly_once, "MOST_UNITS", 2)
+    async with running() as bench:
+        bench.producer.errors = [TimeoutError()] * 2
+        await bench.finished(*bench.requests(3))
+        assert bench.producer.written == [[b"0", b"1"], [b"2"]]
+
+
+async def test_all_that_is_finished_is_committed_before_a_rebalance_in_as_many_transactions_as_it_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(exactly_once, "MOST_UNITS", 2)
+    bench = Bench()
+    bench.checkpoints.finished(bench.requests(5))
+    await bench.checkpoints.flush()
+    assert bench.producer.written == [[b"0", b"1"], [b"2", b"3"], [b"4"]]
+
+
 async def test_a_slow_request_does_not_hold_up_its_neighbours() -> None:
     async with running() as bench:
         slow, quick, _ = bench.requests(3)
