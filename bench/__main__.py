@@ -133,7 +133,11 @@ QUICK = Size(
     type=click.Choice(PARTS),
     help="Measure this alone; may be repeated.",
 )
-@click.option("--records", type=click.IntRange(min=1000), help="Requests of the fast contenders. [default: 100000]")
+@click.option(
+    "--records",
+    type=click.IntRange(min=1000),
+    help=f"Requests of the fast contenders. [default: {FULL.records['fast']}]",
+)
 @click.option("--rounds", type=click.IntRange(min=1), help=f"Times that each is measured. [default: {FULL.rounds}]")
 @click.option("--partitions", type=click.IntRange(min=1), default=8, show_default=True)
 @click.option("--output", type=click.Path(path_type=Path), help="Markdown file. [default: DATE.md, of a whole run]")
