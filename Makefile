@@ -9,7 +9,8 @@ IRIS := pipelines/iris/model.joblib
 OTHERS := .pytest_cache/others.log
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser lint check test test-embedded test-others nightly faults soak demo up bench bench-smoke docs proto clean
+.PHONY: help setup browser lint check test test-embedded test-others nightly faults soak demo up bench docs proto clean \
+	bench-smoke bench-smoke-alone bench-smoke-on-kafka
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -77,8 +78,11 @@ up: setup ## run broker, workers and gateway for pipelines/ until Ctrl-C
 bench: setup ## measure beside peers, print the tables and write bench/results/DATE.md: about an hour
 	$(BIN)/python -m bench
 
-bench-smoke: setup ## the same in a tiny form, which shows that its parts work
-	$(BIN)/python -m bench --quick
+bench-smoke: ## the same in a tiny form, which shows that its parts work: figures mean little, so two run side by side
+	@$(MAKE) --no-print-directory --keep-going --jobs 2 bench-smoke-alone bench-smoke-on-kafka
+
+bench-smoke-alone bench-smoke-on-kafka: bench-smoke-%: setup
+	$(BIN)/python -m bench --quick --only $*
 
 docs: setup ## write docs/cli.md from the commands themselves
 	$(BIN)/python docs/make_cli.py

@@ -42,6 +42,8 @@ FOREIGN = frozenset(contender.name for contender in CHAIN if contender.foreign)
 ON_KAFKA = ("works", "growth", "latency", "branches", "many")
 ALONE = ("direct", "small", "startup", "serving", "stacking", "observing", "checks")
 PARTS = (*CONTENDERS, *ON_KAFKA, *ALONE)
+# Names for many parts at once.
+HALVES = {"alone": ALONE, "on-kafka": (*CONTENDERS, *ON_KAFKA)}
 # Its turns have to be long enough for the kernel to count their CPU.
 NOT_QUICK = ("observing",)
 RESULTS = ROOT / "bench" / "results"
@@ -66,6 +68,7 @@ class Size:
     served       calls beside MLServer
     stacked      calls of the iris sample
     observed     calls of each kind, with and without being observed
+    checked      steps of pipelines that are read and compiled
     """
 
     records: dict[str, int]
@@ -84,6 +87,7 @@ class Size:
     served: int
     stacked: int
     observed: int
+    checked: Sequence[int]
 
 
 FULL = Size(
@@ -103,6 +107,7 @@ FULL = Size(
     served=300,
     stacked=10_000,
     observed=15_000,
+    checked=checks.STEPS,
 )
 # Shows that every part works; its figures mean little.
 QUICK = Size(
@@ -122,6 +127,7 @@ QUICK = Size(
     served=20,
     stacked=500,
     observed=300,
+    checked=checks.FEW,
 )
 
 
@@ -130,8 +136,8 @@ QUICK = Size(
 @click.option(
     "--only",
     multiple=True,
-    type=click.Choice(PARTS),
-    help="Measure this alone; may be repeated.",
+    type=click.Choice((*HALVES, *PARTS)),
+    help="Measure this and no other; may be repeated. `alone`: all that needs no Kafka; `on-kafka`: the rest.",
 )
 @click.option(
     "--records",
@@ -154,7 +160,8 @@ def main(
     size = QUICK if quick else FULL
     if records:
         size = replace(size, records={**size.records, "fast": records})
-    wanted = only or [part for part in PARTS if not (quick and part in NOT_QUICK)]
+    named = [part for name in only or HALVES for part in HALVES.get(name, (name,))]
+    wanted = [part for part in named if part in only or not (quick and part in NOT_QUICK)]
     results = report.Results(partitions, rounds or size.rounds)
     console, began = Console(stderr=True), time.monotonic()
     with console.status("starting") as status:
@@ -200,7 +207,7 @@ class Part:
 def _alone(size: Size, rounds: int) -> list[Part]:
     """What needs no Kafka."""
     return [
-        Part("checks", "checks", "reading and compiling pipelines of many steps", checks.measure),
+        Part("checks", "checks", "reading and compiling pipelines of many steps", lambda: checks.measure(size.checked)),
         Part(
             "serving",
             "serving",
