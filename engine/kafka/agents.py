@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from engine.kafka.checkpoint import Checkpoints
     from engine.kafka.joins import Joiner
     from engine.kafka.leases import Lease, Poll, TopicPartition
-    from engine.kafka.outlet import Outlet
     from engine.kafka.transactions import GroupOffsets, Transactions
     from engine.kafka.transport import ConsumerLoop
+    from engine.kafka.writing import Writer
     from engine.protocol.record import Sorted
     from engine.settings import Settings
     from engine.telemetry.figures import Figures, Resource
@@ -58,7 +58,7 @@ REQUEST_BYTES = 4096
 class Writers:
     """What the workers of a process share to write and commit. With `transactions` exactly once."""
 
-    outlet: Outlet
+    writer: Writer
     offsets: GroupOffsets
     transactions: Transactions | None
     reply_topic: str
@@ -72,8 +72,8 @@ class Writers:
     def checkpoints(self, intake: Intake, budget: Share, oversized: Callable[[Request], None]) -> Checkpoints:
         """Its checkpoints."""
         if self.transactions is None:
-            return AtLeastOnce(self.outlet, intake, budget, oversized)
-        return ExactlyOnce(self.transactions, self.outlet, self.reply_topic, intake, budget, oversized)
+            return AtLeastOnce(self.writer, intake, budget, oversized)
+        return ExactlyOnce(self.transactions, self.writer, self.reply_topic, intake, budget, oversized)
 
 
 class Worker:

@@ -13,8 +13,9 @@ import time
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from aiokafka.errors import KafkaError, MessageSizeTooLargeError
+from aiokafka.errors import KafkaError
 
+from engine.kafka.writing import BatchTooLarge
 from engine.telemetry import logs
 from engine.telemetry.figures import SIZES, STEP_SECONDS, Distribution
 
@@ -24,14 +25,18 @@ if TYPE_CHECKING:
     from engine.execution import Request
     from engine.kafka.budget import Share
     from engine.kafka.leases import Lease
-    from engine.kafka.outlet import Outlet
     from engine.kafka.transport import Intake
+    from engine.kafka.writing import Writer
     from engine.telemetry.spans import Spans
 
 log = logging.getLogger(__name__)
 
 # A broker that refuses or is away is asked again after this long; requests wait and nothing is lost.
 RETRY_SECONDS = 0.5
+
+# Units of one checkpoint. Without a bound, one that takes longer than the broker gives it is tried again with all that
+# has finished meanwhile, and takes longer still.
+MOST_UNITS = 20_000
 
 # Offsets need no hurry once outputs are written: they only bound what a crash runs again.
 COMMIT_INTERVAL = 0.1
@@ -201,9 +206,9 @@ def tell(units: Iterable[Unit | Early]) -> None:
 class AtLeastOnce(Checkpoints):
     """Outputs first, then offsets."""
 
-    def __init__(self, outlet: Outlet, intake: Intake, budget: Share, oversized: Callable[[Request], None]) -> None:
+    def __init__(self, writer: Writer, intake: Intake, budget: Share, oversized: Callable[[Request], None]) -> None:
         super().__init__(intake, budget, oversized)
-        self._outlet = outlet
+        self._writer = writer
         self._moved = asyncio.Event()
         self._unmarked: list[Unit] = []
 
@@ -228,7 +233,7 @@ class AtLeastOnce(Checkpoints):
         while True:
             await self._wake.wait()
             self._wake.clear()
-            requests, self._pending = self._pending, []
+            requests, self._pending = self._pending[:MOST_UNITS], self._pending[MOST_UNITS:]
             early, self._early = self._early, []
             # A lost partition's requests are its new owner's: writing them here would only double them.
             held = [request for request in requests if request.origin.held]
@@ -243,15 +248,17 @@ class AtLeastOnce(Checkpoints):
             self._unmarked = self._finish([*self._unmarked, *held])
             self._budget.give(sum(request.size for request in requests))
             self._moved.set()
-            if not self._pending and not self._early:
+            if self._pending or self._early:
+                self._wake.set()
+            else:
                 self._empty.set()
 
     async def _write(self, requests: Sequence[Unit | Early]) -> None:
         """Write until it is done: a broker that is away is waited for."""
         while requests:
             try:
-                await self._outlet.write(requests)
-            except MessageSizeTooLargeError:
+                await self._writer.write(requests)
+            except BatchTooLarge:
                 await self._write_one_by_one(requests)
             except Exception as error:  # noqa: BLE001  whatever the broker's client raises, nothing may be lost
                 self.failures += 1

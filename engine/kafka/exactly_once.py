@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 from aiokafka.errors import KafkaError
 
 from engine.errors import BrokerUnavailable
-from engine.kafka.checkpoint import RETRY_SECONDS, Checkpoints, Early, Made, Taken, Unit, tell
-from engine.kafka.transactions import UNSTABLE_SECONDS, BatchTooLarge, Committed, Stale, Unclear, Unstable
+from engine.kafka.checkpoint import MOST_UNITS, RETRY_SECONDS, Checkpoints, Early, Made, Taken, Unit, tell
+from engine.kafka.transactions import UNSTABLE_SECONDS, Committed, Stale, Unclear, Unstable
 from engine.kafka.watermark import Standing
+from engine.kafka.writing import BatchTooLarge, by_place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -26,10 +27,10 @@ if TYPE_CHECKING:
     from engine.execution import Request
     from engine.kafka.budget import Share
     from engine.kafka.leases import Membership, Place, TopicPartition
-    from engine.kafka.outlet import Outlet
-    from engine.kafka.transactions import Producer, Record, Transactions
+    from engine.kafka.transactions import Producer, Transactions
     from engine.kafka.transport import Intake
     from engine.kafka.wire import Place as TopicPlace
+    from engine.kafka.writing import Writer
 
 log = logging.getLogger(__name__)
 
@@ -38,10 +39,6 @@ POSITION_SECONDS = 3.0
 
 # The group has moved on and our consumer does not know it yet: it learns by its next heartbeat.
 STALE_SECONDS = 0.2
-
-# Requests of one transaction. Without a bound, one that takes longer than the broker gives it is tried again with all
-# that has finished meanwhile, and takes longer still.
-MOST_UNITS = 20_000
 
 # How often it is asked whether a commit without an answer has happened.
 READ_BACK_SECONDS = 0.05
@@ -57,7 +54,7 @@ class ExactlyOnce(Checkpoints):
     def __init__(
         self,
         transactions: Transactions,
-        replies: Outlet,
+        replies: Writer,
         reply_topic: str,
         intake: Intake,
         budget: Share,
@@ -173,7 +170,7 @@ class ExactlyOnce(Checkpoints):
             for partition, place in places.items()
         }
         units = self._units()
-        records = _records(units)
+        records = by_place(units)
         try:
             if not producer.usable:
                 await self._reset(producer)
@@ -271,20 +268,6 @@ class ExactlyOnce(Checkpoints):
                 self._answers.set()
             else:
                 tell(held)
-
-
-def _records(units: Sequence[Any]) -> dict[TopicPlace, list[Record]]:
-    """The records of each partition in their order."""
-    records: dict[TopicPlace, list[Record]] = {}
-    for unit in units:
-        key = unit.key
-        for topic, partition, value, headers in unit.records:
-            place = (topic, partition)
-            found = records.get(place)
-            if found is None:
-                found = records[place] = []
-            found.append((key, value, headers))
-    return records
 
 
 def _owner(units: Sequence[Any], place: TopicPlace, number: int) -> Any:

@@ -60,7 +60,7 @@ async def _probe(settings: Settings, topology: client.Topology, topics: Topics, 
     await topology.ensure_internal(topics.probe)
     partition = aiokafka.TopicPartition(topics.probe, 0)
     reader = client.new_reader(settings, fetch_wait_ms=client.SHORT_FETCH_WAIT_MS)
-    producer = Producer(settings, f"{settings.topic_prefix}.{settings.namespace}.{instance}.probe", {})
+    producer = Producer(settings, f"{settings.topic_prefix}.{settings.namespace}.{instance}.probe")
     try:
         async with asyncio.timeout(_PROBE_SECONDS):
             await reader.start()

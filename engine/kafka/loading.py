@@ -15,14 +15,15 @@ from aiokafka.errors import GroupCoordinatorNotAvailableError, KafkaError
 
 from engine.errors import BrokerUnavailable, TooLarge
 from engine.kafka.leases import NOBODY
-from engine.kafka.transactions import BatchTooLarge, Producer, Unclear
+from engine.kafka.transactions import Producer, Unclear
+from engine.kafka.writing import BatchTooLarge
 from engine.settings import AT_LEAST_ONCE
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from engine.kafka.transactions import Record
     from engine.kafka.view import View
+    from engine.kafka.writing import Record
     from engine.protocol.record import Topics
     from engine.settings import Settings
 
@@ -49,7 +50,7 @@ class Fence:
         self, settings: Settings, topics: Topics, view: View, caught_up: Callable[[int], Awaitable[int]]
     ) -> None:
         self._settings, self._topics, self._view, self._caught_up = settings, topics, view, caught_up
-        self._producer = Producer(settings, f"{settings.topic_prefix}.{settings.namespace}.loader", {})
+        self._producer = Producer(settings, f"{settings.topic_prefix}.{settings.namespace}.loader")
 
     async def stop(self) -> None:
         """Close the connection."""

@@ -6,14 +6,11 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-from aiokafka.errors import KafkaError, MessageSizeTooLargeError
+from aiokafka.errors import KafkaError
 
 from engine.kafka import client
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-
-    from engine.kafka.checkpoint import Early, Unit
     from engine.protocol.record import HeaderPairs
     from engine.settings import Settings
 
@@ -82,64 +79,6 @@ class Outlet:
             raise
         finally:
             sent.add_done_callback(_seen)
-
-    async def write(self, requests: Sequence[Unit | Early]) -> None:
-        """Write all records of these requests and wait until each is acknowledged. Raises KafkaError."""
-        producer = await self.producer()
-        places: dict[tuple[str, int], _Batches] = {}
-        for request in requests:
-            key = request.key
-            for topic, partition, value, headers in request.records:
-                batches = places.get((topic, partition))
-                if batches is None:
-                    batches = places[topic, partition] = _Batches(producer.create_batch)
-                if batches.append(batches.count, None, key, value, headers) is None:
-                    batches.turn()
-                    batches.append(0, None, key, value, headers)
-                batches.count += 1
-        try:
-            await asyncio.gather(*(_send(producer, *place, each.end()) for place, each in places.items()))
-        except MessageSizeTooLargeError:
-            raise
-        except KafkaError:
-            self.renew(producer)
-            raise
-
-
-class _Batches:
-    """Batches for one partition, each filled before the next is begun.
-
-    Records go straight to the encoder of aiokafka's batch: through the batch's own `append` a record costs 2.3 µs, and
-    so 0.9 µs, which five times for each request of a chain is a seventh of all its CPU. Who appends counts.
-
-    append   (number of the record in the batch, timestamp, key, value, headers); None when the batch is full
-    count    the records of the last batch
-    """
-
-    __slots__ = ("_all", "_create", "append", "count")
-
-    def __init__(self, create: Callable[[], Any]) -> None:
-        self._create = create
-        self._all: list[Any] = []
-        self.turn()
-
-    def turn(self) -> None:
-        """Begin the next batch."""
-        self.end()
-        self._all.append(self._create())
-        self.append, self.count = self._all[-1]._builder.append, 0  # noqa: SLF001  see above
-
-    def end(self) -> list[Any]:
-        """All batches, closed."""
-        for batch in self._all[-1:]:
-            batch._relative_offset = self.count  # noqa: SLF001  how many it says that it holds
-            batch.close()
-        return self._all
-
-
-async def _send(producer: Any, topic: str, partition: int, builders: Iterable[Any]) -> None:
-    for builder in builders:
-        await (await producer.send_batch(builder, topic, partition=partition))
 
 
 def _seen(done: asyncio.Future[Any]) -> None:

@@ -11,37 +11,33 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import logging
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aiokafka.client import CoordinationType
 from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError, for_code
 from aiokafka.protocol.commit import OffsetCommitRequest, OffsetFetchRequest
-from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.protocol.transaction import (
     AddOffsetsToTxnRequest,
     AddPartitionsToTxnRequest,
     EndTxnRequest,
     InitProducerIdRequest,
 )
-from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from engine.kafka import client
 from engine.kafka.leases import TopicPartition
-from engine.kafka.wire import REQUEST_SECONDS, Connection, OffsetFetch, Place, TxnOffsetCommit, by_topic
+from engine.kafka.wire import Connection, OffsetFetch, Place, TxnOffsetCommit, by_topic
+from engine.kafka.writing import LARGEST_SEQUENCE, Limits, Session, rounds, send
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 
     from engine.kafka.leases import Membership
+    from engine.kafka.writing import BatchTooLarge, Record
     from engine.settings import Settings
 
 log = logging.getLogger(__name__)
-
-# A record of a transaction: key, value, headers. A batch too large for its topic is told by the place of its records.
-Record: TypeAlias = "tuple[bytes | None, bytes | None, list[tuple[str, bytes | None]]]"
 
 # A whole transaction; what is over it is ended and tried again.
 TRANSACTION_SECONDS = 20.0
@@ -67,11 +63,7 @@ POOL = 4
 # What a broker that is away kept from its end is tried again after this long.
 _RETRY_SECONDS = 0.5
 
-# Partitions' batches go out in requests of at most so much, unless one batch is larger.
-_REQUEST_BYTES = 16 * 1024 * 1024
-
 _OK = 0
-_MESSAGE_TOO_LARGE = {10, 18}
 _COORDINATOR_LOADING, _COORDINATOR_NOT_AVAILABLE, _NOT_COORDINATOR = 14, 15, 16
 _COORDINATOR_AWAY = {_COORDINATOR_LOADING, _COORDINATOR_NOT_AVAILABLE, _NOT_COORDINATOR}
 # Illegal generation, unknown member, rebalance in progress, fenced instance.
@@ -81,9 +73,6 @@ _CONCURRENT = 51
 _UNSTABLE = 88
 _UNKNOWN_PARTITION = 3
 _NOT_ATTEMPTED = 55
-
-_ALL_REPLICAS = -1
-_LARGEST_SEQUENCE = 2**31
 
 
 class Stale(Exception):
@@ -96,14 +85,6 @@ class Unclear(Exception):
 
 class Unstable(Exception):
     """Offsets are in a transaction that is not at its end."""
-
-
-class BatchTooLarge(Exception):
-    """A topic does not take so large a batch. `first` and `count`: its records among those of the place."""
-
-    def __init__(self, place: Place, first: int, count: int, size: int) -> None:
-        super().__init__(f"topic {place[0]} does not take a batch of {size} bytes")
-        self.place, self.first, self.count, self.size = place, first, count, size
 
 
 class Committed(NamedTuple):
@@ -172,11 +153,10 @@ class GroupOffsets:
 class Producer:
     """Writes transactions under one id. It is one's own: who begins under it ends what another has open."""
 
-    def __init__(self, settings: Settings, transactional_id: str, limits: dict[str, int]) -> None:
+    def __init__(self, settings: Settings, transactional_id: str, limits: Limits | None = None) -> None:
         self.transactional_id = transactional_id
-        self._settings, self._limits = settings, limits
+        self._settings, self._limits = settings, limits or Limits(settings)
         self._connection = Connection(settings)
-        self._largest = settings.max_message_bytes + client.OVERHEAD_BYTES
         self._id, self._epoch = -1, -1
         self._sequences: dict[Place, int] = {}
         # What the running transaction touched, while it is not known how it ends.
@@ -377,8 +357,15 @@ class Producer:
     async def produce(self, records: Mapping[Place, Sequence[Record]]) -> None:
         """The second half: records, each acknowledged by all replicas."""
         await self._add_partitions(records)
-        for batches in itertools.zip_longest(*(self._batches(place, found) for place, found in records.items())):
-            await self._send([batch for batch in batches if batch is not None])
+        before = {place: self._sequences.get(place, 0) for place in records}
+        session = Session(self.transactional_id, self._id, self._epoch)
+        for batches in rounds(records, self._limits, session, before):
+            for batch, end, error in await send(self._connection, batches, self.transactional_id):
+                if error is not None:
+                    raise error
+                self._written[batch.place] = end
+        for place, found in records.items():
+            self._sequences[place] = (before[place] + len(found)) % LARGEST_SEQUENCE
 
     async def end(self, *, commit: bool = True) -> None:
         """Commit, or abort."""
@@ -423,62 +410,6 @@ class Producer:
             self._connection.forget(CoordinationType.TRANSACTION, self.transactional_id)
         return answer
 
-    def _batches(self, place: Place, records: Sequence[Record]) -> Iterable[_Batch]:
-        """The records of a partition as batches that its topic takes, made when they are about to be sent."""
-        limit = min(client.BATCH_BYTES, self._limits.get(place[0], client.BATCH_BYTES))
-        at = 0
-        while at < len(records):
-            sequence = self._sequences.get(place, 0)
-            builder = DefaultRecordBatchBuilder(2, 0, 1, self._id, self._epoch, sequence, limit)
-            first = at
-            for offset, (key, value, headers) in enumerate(records[first:]):
-                if builder.append(offset, None, key, value, headers) is None:
-                    break
-                at += 1
-            self._sequences[place] = (sequence + at - first) % _LARGEST_SEQUENCE
-            batch = _Batch(place, first, at - first, bytes(builder.build()))
-            if len(batch.data) > self._largest:
-                raise BatchTooLarge(place, first, batch.records, len(batch.data))
-            yield batch
-
-    async def _send(self, batches: Sequence[_Batch]) -> None:
-        """At most one batch of each partition, to all leaders at once."""
-        by_leader: dict[int, list[list[_Batch]]] = {}
-        for batch in batches:
-            requests = by_leader.setdefault(await self._connection.leader(batch.place), [[]])
-            if requests[-1] and sum(len(other.data) for other in requests[-1]) + len(batch.data) > _REQUEST_BYTES:
-                requests.append([])
-            requests[-1].append(batch)
-        await asyncio.gather(
-            *(self._send_to(leader, request) for leader, requests in by_leader.items() for request in requests)
-        )
-
-    async def _send_to(self, leader: int, batches: Sequence[_Batch]) -> None:
-        topics = by_topic((batch.place[0], (batch.place[1], batch.data)) for batch in batches)
-        request = ProduceRequest(self.transactional_id, _ALL_REPLICAS, int(REQUEST_SECONDS * 1000), topics)
-        try:
-            answer = await self._connection.send(leader, request)
-        except BaseException:
-            self._connection.moved()
-            raise
-        sent = {batch.place: batch for batch in batches}
-        for topic, partitions in answer.topics:
-            for number, code, offset, *_ in partitions:
-                if code in _MESSAGE_TOO_LARGE:
-                    batch = sent[topic, number]
-                    raise BatchTooLarge(batch.place, batch.first, batch.records, len(batch.data))
-                if code != _OK:
-                    self._connection.moved()
-                    raise for_code(code)(f"{topic} [{number}]")
-                self._written[topic, number] = offset + sent[topic, number].records
-
-
-class _Batch(NamedTuple):
-    place: Place
-    first: int
-    records: int
-    data: bytes
-
 
 def _lone_code(answer: Any) -> int:
     return int(answer.error_code)
@@ -502,7 +433,7 @@ class Transactions:
     def __init__(self, settings: Settings, instance: str) -> None:
         self._settings = settings
         self.committer = instance
-        self._limits: dict[str, int] = {}
+        self._limits = Limits(settings)
         self._producers = [Producer(settings, name, self._limits) for name in self._ids(instance)]
         # The last one given back is lent first: its connections are warm.
         self._free: asyncio.LifoQueue[Producer] = asyncio.LifoQueue()
@@ -558,14 +489,11 @@ class Transactions:
 
     def too_large(self, error: BatchTooLarge) -> bool:
         """Whether smaller batches may do; otherwise it is one record that its topic does not take."""
-        if error.count == 1:
-            return False
-        self._limits[error.place[0]] = max(1, error.size // 2)
-        return True
+        return self._limits.lower(error)
 
     async def fence(self, instances: Iterable[str], group: str) -> None:
         """End what these instances, which are dead, have open over a group's offsets. Raises as `reset`."""
-        producers = [Producer(self._settings, name, {}) for instance in instances for name in self._ids(instance)]
+        producers = [Producer(self._settings, name) for instance in instances for name in self._ids(instance)]
 
         for producer in producers:
             producer.touch(group)

@@ -10,9 +10,9 @@ from engine.execution import Execution
 from engine.kafka.agents import Worker, Writers
 from engine.kafka.budget import Budget
 from engine.kafka.joins import Joiner
-from engine.kafka.outlet import Outlet
 from engine.kafka.transactions import GroupOffsets, Transactions
 from engine.kafka.transport import ConsumerLoop
+from engine.kafka.writing import Writer
 from engine.protocol.record import Owner
 from engine.settings import EXACTLY_ONCE
 
@@ -56,7 +56,7 @@ class Workers:
         self._consumer_loop = ConsumerLoop()
         exactly = settings.processing_guarantee == EXACTLY_ONCE
         self._writers = Writers(
-            Outlet(settings),
+            Writer(settings),
             GroupOffsets(settings, stable_reads=not topology.holds_fetches),
             Transactions(settings, instance) if exactly else None,
             topics.replies,
@@ -69,14 +69,14 @@ class Workers:
 
     async def start(self) -> None:
         """Connect what they share. Raises BrokerUnavailable."""
-        await self._writers.outlet.start()
+        await self._writers.writer.start()
 
     async def stop(self) -> None:
         """Close what they share, once they have ended."""
         if self._writers.transactions is not None:
             await self._writers.transactions.stop()
         await self._writers.offsets.stop()
-        await self._writers.outlet.stop()
+        await self._writers.writer.stop()
         self._consumer_loop.stop()
 
     async def end_all(self, *, drain: bool) -> None:

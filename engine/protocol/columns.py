@@ -252,19 +252,14 @@ def from_message(message: Any, kind: Kind) -> Columns:
     return _columns(signature, [payload], kind)
 
 
-class _Signature(NamedTuple):
-    """What messages share that can stand in the same columns."""
+# Plain tuples, as one of each is made for every message: a NamedTuple takes three times as long.
 
-    tensors: tuple[tuple[Any, ...], ...]  # name, datatype, encoded parameters, then the dimensions
-    raw: bool
-    parameters: bytes
+# What messages share that can stand in the same columns: of each tensor the name, datatype, encoded parameters and the
+# dimensions; whether contents are raw; and encoded parameters.
+_Signature: TypeAlias = "tuple[tuple[tuple[Any, ...], ...], bool, bytes]"
 
-
-class _Payload(NamedTuple):
-    """What differs between them: the id, and each tensor's raw contents or `InferTensorContents`."""
-
-    id: str
-    contents: list[Any]
+# What differs between them: the id, and each tensor's raw contents or `InferTensorContents`.
+_Payload: TypeAlias = "tuple[str, list[Any]]"
 
 
 def _read(message: Any, kind: Kind) -> tuple[_Signature, _Payload]:
@@ -275,8 +270,8 @@ def _read(message: Any, kind: Kind) -> tuple[_Signature, _Payload]:
         raise InvalidInput(f"the message has no {kind.tensors}")
     check_raw_count(len(items), len(raws), kind)
     described = [(item.name, item.datatype, encode_parameters(item.parameters), *item.shape[:]) for item in items]
-    signature = _Signature(tuple(described), bool(raws), encode_parameters(message.parameters))
-    return signature, _Payload(message.id, raws or [item.contents for item in items])
+    signature = tuple(described), bool(raws), encode_parameters(message.parameters)
+    return signature, (message.id, raws or [item.contents for item in items])
 
 
 def check_raw_count(items: int, raws: int, kind: Kind) -> None:
@@ -324,13 +319,14 @@ def _gather(
 
 
 def _columns(signature: _Signature, payloads: list[_Payload], kind: Kind) -> Columns:
-    specs = _specs(signature.tensors, kind)
+    described, raw, parameters = signature
+    specs = _specs(described, kind)
     cells: list[Cells] = []
     for index, spec in enumerate(specs):
         datatype = tensors.DATATYPES[spec.datatype]
-        contents = [payload.contents[index] for payload in payloads]
-        cells.append((_raw_cells if signature.raw else _typed_cells)(contents, spec, datatype))
-    return Columns([_id_field(payload.id) for payload in payloads], specs, tuple(cells), signature.parameters)
+        contents = [payload[index] for _, payload in payloads]
+        cells.append((_raw_cells if raw else _typed_cells)(contents, spec, datatype))
+    return Columns([_id_field(text) for text, _ in payloads], specs, tuple(cells), parameters)
 
 
 def _raw_cells(raws: list[bytes], spec: TensorSpec, datatype: Datatype) -> Cells:

@@ -1,4 +1,4 @@
-"""Checkpoints with a fake outlet and a fake intake: no broker, and the order of everything that is asked of it."""
+"""Checkpoints with a fake writer and a fake intake: no broker, and the order of everything that is asked of it."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from aiokafka.errors import KafkaConnectionError, MessageSizeTooLargeError
+from aiokafka.errors import KafkaConnectionError
 
 from engine.kafka import checkpoint
 from engine.kafka.budget import Budget
 from engine.kafka.checkpoint import AtLeastOnce, Made, Taken
 from engine.kafka.leases import Lease, Place, TopicPartition
 from engine.kafka.watermark import Watermark
+from engine.kafka.writing import BatchTooLarge
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -29,7 +30,7 @@ class FakeRequest:
         self.tell: Any = None
 
 
-class FakeOutlet:
+class FakeWriter:
     """Marked as such: keeps what was written; `errors` are raised by the first writes, too large values always."""
 
     def __init__(self) -> None:
@@ -48,7 +49,7 @@ class FakeOutlet:
         if self.errors:
             raise self.errors.pop(0)
         if any(request.records and request.records[0][2] == b"too large" for request in requests):
-            raise MessageSizeTooLargeError
+            raise BatchTooLarge(("out", 0), 0, 1, 2000)
         self.written.append([getattr(request, "offset", -1) for request in requests])
         self.topics.append([record[0] for request in requests for record in request.records])
 
@@ -70,9 +71,9 @@ class FakeIntake:
 class Bench:
     def __init__(self) -> None:
         self.lease = Lease(TopicPartition("t", 0), 0, Watermark(0), Place(0))
-        self.outlet, self.intake, self.budget = FakeOutlet(), FakeIntake(self.lease), Budget(30).share()
+        self.writer, self.intake, self.budget = FakeWriter(), FakeIntake(self.lease), Budget(30).share()
         self.oversized: list[int] = []
-        self.checkpoints = AtLeastOnce(self.outlet, self.intake, self.budget, self._oversized)  # type: ignore[arg-type]
+        self.checkpoints = AtLeastOnce(self.writer, self.intake, self.budget, self._oversized)  # type: ignore[arg-type]
 
     def _oversized(self, request: Any) -> None:
         self.oversized.append(request.offset)
@@ -108,17 +109,17 @@ async def test_what_is_finished_is_written_and_then_its_offset_is_free() -> None
     async with running() as bench:
         bench.checkpoints.finished(bench.requests(2))
         await bench.drain()
-        assert bench.outlet.written == [[0, 1]]
+        assert bench.writer.written == [[0, 1]]
         assert bench.intake.commits[-1] == 2
 
 
 async def test_no_offset_is_free_before_its_records_are_written() -> None:
     async with running() as bench:
-        bench.outlet.gate.clear()
+        bench.writer.gate.clear()
         bench.checkpoints.finished(bench.requests(1))
-        await bench.outlet.at_gate.wait()
+        await bench.writer.at_gate.wait()
         assert bench.lease.watermark.offset == 0
-        bench.outlet.gate.set()
+        bench.writer.gate.set()
         await bench.drain()
         assert bench.lease.watermark.offset == 1
 
@@ -126,23 +127,23 @@ async def test_no_offset_is_free_before_its_records_are_written() -> None:
 async def test_what_finishes_during_a_checkpoint_is_the_next_one() -> None:
     async with running() as bench:
         first, *others = bench.requests(3)
-        bench.outlet.gate.clear()
+        bench.writer.gate.clear()
         bench.checkpoints.finished([first])
-        await bench.outlet.at_gate.wait()
+        await bench.writer.at_gate.wait()
         for request in others:
             bench.checkpoints.finished([request])
-        bench.outlet.gate.set()
+        bench.writer.gate.set()
         await bench.drain()
-        assert bench.outlet.written == [[0], [1, 2]]
+        assert bench.writer.written == [[0], [1, 2]]
 
 
 async def test_a_broker_that_is_away_loses_nothing() -> None:
     async with running() as bench:
-        bench.outlet.errors = [KafkaConnectionError("away"), OSError("still away")]
+        bench.writer.errors = [KafkaConnectionError("away"), OSError("still away")]
         bench.checkpoints.finished(bench.requests(2))
         await bench.drain()
-        assert bench.outlet.written == [[0, 1]]
-        assert bench.outlet.tries == 3
+        assert bench.writer.written == [[0, 1]]
+        assert bench.writer.tries == 3
 
 
 async def test_requests_of_a_lost_lease_are_not_written() -> None:
@@ -151,20 +152,20 @@ async def test_requests_of_a_lost_lease_are_not_written() -> None:
         bench.lease.held = False
         bench.checkpoints.finished(requests)
         await bench.drain()
-        assert bench.outlet.written == []
+        assert bench.writer.written == []
         assert bench.lease.watermark.offset == 0
 
 
 async def test_requests_of_a_lease_that_is_lost_between_two_tries_are_not_written() -> None:
     async with running() as bench:
-        bench.outlet.gate.clear()
-        bench.outlet.errors = [KafkaConnectionError("away")]
+        bench.writer.gate.clear()
+        bench.writer.errors = [KafkaConnectionError("away")]
         bench.checkpoints.finished(bench.requests(1))
-        await bench.outlet.at_gate.wait()
+        await bench.writer.at_gate.wait()
         bench.lease.held = False
-        bench.outlet.gate.set()
+        bench.writer.gate.set()
         await bench.drain()
-        assert bench.outlet.written == []
+        assert bench.writer.written == []
 
 
 async def test_a_budget_gets_back_what_was_written_and_what_was_lost() -> None:
@@ -178,20 +179,20 @@ async def test_a_budget_gets_back_what_was_written_and_what_was_lost() -> None:
 
 async def test_a_drain_waits_for_what_is_being_written() -> None:
     async with running() as bench:
-        bench.outlet.gate.clear()
+        bench.writer.gate.clear()
         bench.checkpoints.finished(bench.requests(1))
         draining = asyncio.create_task(bench.checkpoints.drain())
-        await bench.outlet.at_gate.wait()
+        await bench.writer.at_gate.wait()
         assert not draining.done()
-        bench.outlet.gate.set()
+        bench.writer.gate.set()
         await asyncio.wait_for(draining, 5)
-        assert bench.outlet.written == [[0]]
+        assert bench.writer.written == [[0]]
 
 
 async def test_a_drain_of_nothing_returns() -> None:
     async with running() as bench:
         await bench.drain()
-        assert bench.outlet.tries == 0
+        assert bench.writer.tries == 0
 
 
 async def test_only_the_request_that_is_too_large_gets_an_error() -> None:
@@ -201,8 +202,19 @@ async def test_only_the_request_that_is_too_large_gets_an_error() -> None:
         bench.checkpoints.finished(requests)
         await bench.drain()
         assert bench.oversized == [1]
-        assert sorted(offset for batch in bench.outlet.written for offset in batch) == [0, 1, 2]
+        assert sorted(offset for batch in bench.writer.written for offset in batch) == [0, 1, 2]
         assert requests[1].records == [("out", 0, b"an error", [])]
+
+
+async def test_what_finishes_while_a_writing_takes_long_is_written_in_bounded_parts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(checkpoint, "MOST_UNITS", 2)
+    async with running() as bench:
+        bench.checkpoints.finished(bench.requests(5))
+        await bench.drain()
+        assert bench.writer.written == [[0, 1], [2, 3], [4]]
+        assert bench.intake.commits[-1] == 5
 
 
 async def test_records_that_were_passed_over_are_committed() -> None:
@@ -227,7 +239,7 @@ async def test_a_request_of_which_not_even_the_error_is_taken_is_given_up_and_it
         bad.records = [("out", 0, b"too large", [])]
         bench.checkpoints.finished([bad, good])
         await bench.drain()
-    assert (bench.oversized, bench.outlet.written, bench.intake.commits[-1]) == ([1], [[0]], 2)
+    assert (bench.oversized, bench.writer.written, bench.intake.commits[-1]) == ([1], [[0]], 2)
 
 
 async def test_what_is_answered_early_is_written_and_its_offset_stays() -> None:
@@ -235,7 +247,7 @@ async def test_what_is_answered_early_is_written_and_its_offset_stays() -> None:
         [request] = bench.requests(1)
         bench.checkpoints.answered([request])
         await bench.drain()
-        assert (len(bench.outlet.written), request.records) == (1, [])
+        assert (len(bench.writer.written), request.records) == (1, [])
         assert not bench.lease.watermark.idle
         bench.checkpoints.finished([request])
         await bench.drain()
@@ -251,7 +263,7 @@ async def test_a_change_of_state_is_written_after_what_it_tells_of_and_before_th
             [Made(lease, "in [0]", b"k", ("out", 0, b"r", [])), Taken(lease, "in [0]", 4, 0, [change])]
         )
         await bench.drain()
-        assert bench.outlet.topics == [["out"], ["state"]]
+        assert bench.writer.topics == [["out"], ["state"]]
         assert bench.intake.commits[-1] == 5
 
 
@@ -262,7 +274,7 @@ async def test_changes_that_time_alone_caused_free_no_offset() -> None:
         bench.checkpoints.finished([Taken(bench.lease, "in [0]", None, 0, [change])])
         await bench.drain()
         assert bench.lease.watermark.offset == 4
-        assert bench.outlet.topics[-1] == ["state"]
+        assert bench.writer.topics[-1] == ["state"]
 
 
 async def test_what_a_lost_partition_made_is_not_written_nor_its_changes() -> None:
@@ -271,14 +283,14 @@ async def test_what_a_lost_partition_made_is_not_written_nor_its_changes() -> No
         made = Made(bench.lease, "in [0]", b"k", ("out", 0, b"r", []))
         bench.checkpoints.finished([made, Taken(bench.lease, "in [0]", 4, 0, [made])])
         await bench.drain()
-        assert [write for write in bench.outlet.topics if write] == []
+        assert [write for write in bench.writer.topics if write] == []
 
 
 async def test_a_caller_in_this_process_is_told_when_the_answer_is_written() -> None:
     async with running() as bench:
         [request] = bench.requests(1)
         written: list[int] = []
-        request.tell = lambda: written.append(len(bench.outlet.written))
+        request.tell = lambda: written.append(len(bench.writer.written))
         bench.checkpoints.finished([request])
         await bench.drain()
     assert written == [1]
@@ -294,7 +306,7 @@ async def test_a_checkpoint_is_counted_with_its_requests() -> None:
 
 async def test_a_checkpoint_that_is_tried_again_is_a_failure_and_still_one_checkpoint() -> None:
     async with running() as bench:
-        bench.outlet.errors.append(KafkaConnectionError("away"))
+        bench.writer.errors.append(KafkaConnectionError("away"))
         bench.checkpoints.finished(bench.requests(1))
         await bench.drain()
         assert (bench.checkpoints.sizes.count, bench.checkpoints.failures) == (1, 1)

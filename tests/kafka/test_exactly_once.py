@@ -14,8 +14,9 @@ from engine.kafka.budget import Budget
 from engine.kafka.checkpoint import Made, Taken
 from engine.kafka.exactly_once import ExactlyOnce
 from engine.kafka.leases import Leases, Membership, Place, TopicPartition
-from engine.kafka.transactions import BatchTooLarge, Committed, Stale, Unclear, Unstable
+from engine.kafka.transactions import Committed, Stale, Unclear, Unstable
 from engine.kafka.watermark import Standing
+from engine.kafka.writing import BatchTooLarge
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from aiokafka.errors import KafkaConnectionError, MessageSizeTooLargeError
-from aiokafka.producer.message_accumulator import BatchBuilder
-from aiokafka.record.memory_records import MemoryRecords
 
 from engine.errors import BrokerUnavailable
 from engine.kafka import client, outlet
@@ -18,19 +15,6 @@ from engine.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-
-def two_records() -> BatchBuilder:
-    """aiokafka's own batch, with room for two of the records here."""
-    return BatchBuilder(80, 0, is_transactional=False, key_serializer=None, value_serializer=None)
-
-
-def values(batch: BatchBuilder) -> list[bytes]:
-    """What is in a batch, as a reader finds it."""
-    records = MemoryRecords(bytes(batch._build()))
-    found = [record.value for record in iter(records.next_batch())]
-    assert len(found) == batch.record_count()
-    return found
 
 
 class FakeProducer:
@@ -43,16 +27,10 @@ class FakeProducer:
         self.opening.set()
         self.stopped = asyncio.Event()
 
-    def create_batch(self) -> BatchBuilder:
-        return two_records()
-
     async def start(self) -> None:
         await self.opening.wait()
         if self.refusal is not None:
             raise self.refusal
-
-    async def send_batch(self, batch: BatchBuilder, topic: str, *, partition: int) -> asyncio.Future[None]:
-        return self._acknowledged((topic, partition), values(batch))
 
     async def send(self, topic: str, value: bytes, *, key: bytes, partition: int, headers: Any) -> asyncio.Future[None]:
         del key, headers
@@ -85,34 +63,16 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outlet]:
     return make
 
 
-def units(*numbers: int) -> list[Any]:
-    return [SimpleNamespace(key=b"k", records=[("out", 0, b"%d" % number, [])]) for number in numbers]
-
-
-async def test_records_are_written_in_their_order_in_as_many_batches_as_they_fill(made: Callable[..., Outlet]) -> None:
-    producer = FakeProducer()
-    await made(producer).write(units(0, 1, 2))
-    assert producer.sent == {("out", 0): [[b"0", b"1"], [b"2"]]}
-
-
 async def test_a_broken_producer_is_left_behind_and_a_new_one_goes_on(made: Callable[..., Outlet]) -> None:
     broken, good = FakeProducer(KafkaConnectionError("away")), FakeProducer()
     found = made(broken, good)
     with pytest.raises(KafkaConnectionError):
-        await found.write(units(0))
-    await found.write(units(1))
+        await found.send("out", 0, b"k", b"0", ())
+    await found.send("out", 0, b"k", b"1", ())
     await asyncio.wait_for(broken.stopped.wait(), 5)
-    assert good.sent == {("out", 0): [[b"1"]]}
+    assert good.sent == {("out", 0): [b"1"]}
     await found.stop()
     assert good.stopped.is_set()
-
-
-async def test_a_producer_is_kept_when_only_a_record_of_a_batch_was_too_large(made: Callable[..., Outlet]) -> None:
-    producer = FakeProducer(MessageSizeTooLargeError())
-    found = made(producer)
-    with pytest.raises(MessageSizeTooLargeError):
-        await found.write(units(0))
-    assert await found.producer() is producer
 
 
 async def test_a_record_that_the_client_refuses_costs_no_producer(made: Callable[..., Outlet]) -> None:

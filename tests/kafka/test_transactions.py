@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError, for_code
 from aiokafka.protocol.offset import OffsetRequest
-from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.protocol.transaction import (
     AddOffsetsToTxnRequest,
     AddPartitionsToTxnRequest,
@@ -20,7 +19,7 @@ from aiokafka.protocol.transaction import (
 from engine.kafka import transactions
 from engine.kafka.leases import Membership, TopicPartition
 from engine.kafka.transactions import Committed, Producer, Stale, Transactions, Unclear
-from engine.kafka.wire import TxnOffsetCommit
+from engine.kafka.wire import Produce, TxnOffsetCommit
 from engine.settings import Settings
 
 if TYPE_CHECKING:
@@ -77,7 +76,8 @@ class FakeConnection:
     async def send(self, leader: int, request: Any) -> Any:
         del leader
         code = self.refusals.pop(type(request), 0)
-        return SimpleNamespace(topics=[(topic, [(0, code, 7)]) for topic, _ in request._topics])
+        *_, topics = request._fields
+        return SimpleNamespace(topics=[(topic, [(0, code, 7)]) for topic, _ in topics])
 
     async def ends(self, places: Iterable[tuple[str, int]], *, stable: bool) -> dict[tuple[str, int], int]:
         code = self.refusals.pop(OffsetRequest, 0)
@@ -111,7 +111,7 @@ def _patient_for_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 async def producer(broker: FakeConnection) -> Producer:
     """One that has committed records on topic `first`, of which nobody knows yet whether they can be read."""
-    made = Producer(Settings(kafka_broker="none:1"), "id", {})
+    made = Producer(Settings(kafka_broker="none:1"), "id")
     made._connection = broker  # type: ignore[assignment]
     await made.reset()
     await write(made, "first")
@@ -194,7 +194,7 @@ async def test_what_is_swept_while_the_broker_skips_is_not_taken_for_swept(
     producer: Producer, broker: FakeConnection
 ) -> None:
     await producer.settle()
-    broker.refusals[ProduceRequest] = NOT_LEADER
+    broker.refusals[Produce] = NOT_LEADER
     with pytest.raises(KafkaError):
         await write(producer, "second")
     broker.refusals[OffsetRequest] = NOT_LEADER
@@ -229,7 +229,7 @@ async def test_a_topic_that_was_deleted_meanwhile_is_given_up_after_a_while(
         (AddOffsetsToTxnRequest, NOT_COORDINATOR, KafkaError),
         (TxnOffsetCommit, ILLEGAL_GENERATION, Stale),
         (AddPartitionsToTxnRequest, NOT_COORDINATOR, KafkaError),
-        (ProduceRequest, NOT_COORDINATOR, KafkaError),
+        (Produce, NOT_COORDINATOR, KafkaError),
     ],
 )
 async def test_what_failed_is_aborted(

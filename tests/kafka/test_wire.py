@@ -9,10 +9,11 @@ from typing import Any
 import aiokafka.client
 import pytest
 from aiokafka.client import AIOKafkaClient
+from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 import engine.kafka.client  # noqa: F401  what it does to aiokafka is tested below
-from engine.kafka.wire import OffsetFetch, TxnOffsetCommit
+from engine.kafka.wire import OffsetFetch, Produce, TxnOffsetCommit
 
 NEEDED = [
     ("aiokafka.client", "AIOKafkaClient.bootstrap"),
@@ -72,6 +73,16 @@ def test_a_broker_is_asked_in_the_versions_of_kip_447(request_: Any, version: in
     built = request_.prepare({request_.API_KEY: (0, 20)})
     assert version == built.API_VERSION
     assert built.encode()
+
+
+@pytest.mark.parametrize("transactional_id", ["id", None])
+def test_records_go_out_as_the_client_itself_would_send_them(transactional_id: str | None) -> None:
+    topics = [("a", [(0, b"one"), (3, bytearray(b"two"))]), ("ü", [(1, b"")])]
+    versions = {0: (0, 7)}
+    ours = Produce(transactional_id, -1, 10_000, topics).prepare(versions)
+    theirs = ProduceRequest(transactional_id, -1, 10_000, topics).prepare(versions)
+    assert ours.encode() == theirs.encode()
+    assert ours.API_VERSION == theirs.API_VERSION
 
 
 def test_no_client_has_a_broker_make_a_topic_that_it_asks_about() -> None:
