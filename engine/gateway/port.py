@@ -252,7 +252,8 @@ class _FirstBytes(asyncio.Protocol):
 class _End(asyncio.Protocol):
     """One of a pipe's two ends: what it reads the other writes, as fast as the other can.
 
-    Until `join`, it has no other end and its transport reads nothing.
+    Until `join` it has no other end, and keeps what it reads: little, since a caller's end reads nothing until then,
+    and a server says no more than its settings before it is asked.
     """
 
     transport: asyncio.Transport
@@ -261,25 +262,31 @@ class _End(asyncio.Protocol):
         self._connections = connections
         self._other: _End | None = None
         self._lost = self._answers = False
+        self._early = b""
 
     def join(self, server: _End, first: bytes) -> None:
         """Make a pipe of this end, the caller's, and the server's, and let `first` through."""
-        if self._lost:
+        if self._lost or server._lost:
+            self.transport.abort()
             server.transport.abort()
             return
         self._other, server._other = server, self
         server._answers = True
         # In this order: writing may fill the server's buffer, and then reading is to stop again.
         self.transport.resume_reading()
-        server.transport.write(first)
+        server.transport.write(first + self._early)
+        self.transport.write(server._early)
+        self._early = server._early = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
         self._connections.opened(self.transport)
 
     def data_received(self, data: bytes) -> None:
-        assert self._other is not None
-        self._other.transport.write(data)
+        if self._other is None:
+            self._early += data
+        else:
+            self._other.transport.write(data)
 
     def eof_received(self) -> bool:
         """Pass a caller's EOF on and keep the way back open; a server that ends has said everything."""
