@@ -114,6 +114,8 @@ def _serve(paths: tuple[str, ...], flags: dict[str, Any], *, broker: bool, worke
     since = time.monotonic()
     _keep_heap_small()
     # Slow to import, and of no use to the other commands.
+    import uvloop
+
     from engine import app
     from engine.watching import Watch
 
@@ -127,7 +129,7 @@ def _serve(paths: tuple[str, ...], flags: dict[str, Any], *, broker: bool, worke
         def make(settings: Settings) -> Process:
             return app.Process(settings, parts, watch.named, standing.waits)
 
-        asyncio.run(_run(make, watch, settings, since, standing))
+        uvloop.run(_run(make, watch, settings, since, standing))
     _leave_hanging_models()
 
 

@@ -48,6 +48,7 @@ ALLOWED = {
     "prometheus_client": ("engine/telemetry/exposition.py",),
     "click": ("engine/cli*",),
     "rich": ("engine/cli*",),
+    "uvloop": ("engine/cli/serve.py",),
 }
 
 # In pieces, so that this file does not hold what it forbids.

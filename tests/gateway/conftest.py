@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import grpc
 import pytest
+import uvloop
 
 from engine.errors import Overloaded, UnknownResource
 from engine.gateway.inference import Answer, Target
@@ -18,7 +19,7 @@ from engine.protocol import messages
 from engine.telemetry.figures import Figures
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from engine.errors import RequestError
     from engine.protocol.record import Headers
@@ -229,3 +230,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test that takes a `failure` once for each kind of error."""
     if "failure" in metafunc.fixturenames:
         metafunc.parametrize("failure", failures(), ids=lambda failure: type(failure[0]).__name__)
+
+
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """On the loop that the product runs on, whose transports read earlier than asyncio's own."""
+    return {"uvloop": uvloop.new_event_loop}
