@@ -39,8 +39,6 @@ _FLUSH = 1.0
 # Callers that arrive together wait in the kernel until the loop has accepted them.
 _BACKLOG = 1024
 
-_LARGEST_PORT = 65535
-
 # The kernel's limit for a unix socket's path, its ending zero included.
 _LONGEST_SOCKET_PATH = 107
 
@@ -201,9 +199,6 @@ class Port:
 
 async def _bind(factory: Callable[[], asyncio.Protocol], host: str, port: int) -> asyncio.Server:
     loop = asyncio.get_running_loop()
-    if not 0 <= port <= _LARGEST_PORT:
-        # uvloop would take the rest of a division.
-        raise _unusable(host, port, OverflowError(f"ports end at {_LARGEST_PORT}"))
     try:
         return await loop.create_server(factory, host, port, backlog=_BACKLOG, start_serving=False)
     except OSError as error:
