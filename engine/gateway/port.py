@@ -309,3 +309,4 @@ class _End(asyncio.Protocol):
         if self._other is not None:
             # Not abort: what the server said last is still to be written.
             self._other.transport.close()
+            self._other = None  # else they would hold each other until the collector comes by

@@ -239,11 +239,15 @@ class _Http1(web.RequestHandler):
         self._rest.connections.lost(self._connection)
 
     async def start(self) -> None:
+        self._make_known()
+        await super().start()
+
+    def _make_known(self) -> None:
+        """Apart, as a frame that had its own task would hold itself by the error that ends it, with the last body."""
         task = asyncio.current_task()
         assert task is not None
         self._rest.tasks.add(task)
         task.add_done_callback(self._rest.tasks.discard)
-        await super().start()
 
     def log_exception(self, *args: Any, **kw: Any) -> None:
         """Log a fault, unless it is the caller's body, of which aiohttp looks for the rest once more."""
