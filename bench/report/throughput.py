@@ -144,7 +144,7 @@ def growth(grown: Sequence[Grown]) -> list[Table]:
             )
         )
     columns = ("size", "requests", "CPU µs each", "min-max", "for each step", "of the first", "requests/s", "peak MB")
-    note = "At least once; of several workers, which share the same cores, all CPU and memory."
+    note = "At least once, workers exactly once; of several, which share the same cores, all CPU and memory."
     notes = (note, *_cold([each.row for each in grown]))
     return [Table("Growth of the cost of a request of tfsimples", columns, shown, notes)]
 
