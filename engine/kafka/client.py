@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import aiokafka.client
+import aiokafka.conn
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
@@ -36,6 +37,10 @@ log = logging.getLogger(__name__)
 # Its clients ask about topics in a way that has a broker make those it lacks, with a number of partitions of its own:
 # what somebody deletes would come back by itself, and not as it was. There is no option for it.
 aiokafka.client.MetadataRequest = functools.partial(MetadataRequest, allow_auto_topic_creation=False)
+
+# Answers to fetches are megabytes. While they come in, a stream leaves off reading each time that it holds twice its
+# limit, and begins again when it was emptied: with aiokafka's 64 kB, two calls of the system for each that reads.
+aiokafka.conn.READER_LIMIT = 4 * 1024 * 1024
 
 # A broker that does not answer in this time while we start is told of, not waited for.
 CONNECT_TIMEOUT = 20.0

@@ -25,6 +25,7 @@ NEEDED = [
     ("aiokafka.client", "ConnectionGroup.COORDINATION"),
     ("aiokafka.client", "CoordinationType.TRANSACTION"),
     ("aiokafka.cluster", "ClusterMetadata.leader_for_partition"),
+    ("aiokafka.conn", "READER_LIMIT"),
     ("aiokafka.consumer.group_coordinator", "GroupCoordinator"),
     ("aiokafka.consumer.fetcher", "Fetcher"),
     ("aiokafka.protocol.transaction", "InitProducerIdRequest"),

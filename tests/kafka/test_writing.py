@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -128,6 +129,14 @@ def test_batches_outside_a_transaction_belong_to_no_producer() -> None:
     [batch] = batches([b"1"])
     assert int.from_bytes(batch.data[43:51], "big", signed=True) == -1
     assert not batch.data[22] & 0b10000
+
+
+def test_records_have_the_time_at_which_they_are_written() -> None:
+    before = int(time.time() * 1000)
+    [batch] = batches([b"1", b"2"])
+    times = {record.timestamp for record in iter(MemoryRecords(bytes(batch.data)).next_batch())}
+    assert len(times) == 1
+    assert before <= times.pop() <= time.time() * 1000
 
 
 def test_a_record_that_no_broker_takes_is_told_before_it_is_sent() -> None:
