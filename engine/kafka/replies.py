@@ -57,6 +57,10 @@ class ReplyDesk:
         self._partition = random.randrange(settings.partitions)  # noqa: S311  spreads gateways, guards nothing
         self._numbers = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[Reply]] = {}
+        # How long those may take whose request the broker does not have yet.
+        self._publishing: set[asyncio.Timeout] = set()
+        # Why no answer will come any more; empty while they come.
+        self._gone = ""
         self._task: asyncio.Task[None] | None = None
         self._copies: set[asyncio.Task[None]] = set()
 
@@ -77,10 +81,13 @@ class ReplyDesk:
         return len(self._waiting)
 
     def give_up(self, reason: str) -> None:
-        """No answer will come any more: tell those who wait."""
+        """No answer will come any more: tell those who wait, and those who come."""
+        self._gone = reason
         for future in self._waiting.values():
             if not future.done():
                 future.set_exception(Unreachable(reason))
+        for deadline in self._publishing:
+            deadline.reschedule(asyncio.get_running_loop().time())
 
     async def stop(self) -> None:
         """End; callers who still wait get an error."""
@@ -102,18 +109,26 @@ class ReplyDesk:
         """
         if len(self._waiting) >= self._settings.max_in_flight:
             raise Overloaded(f"{len(self._waiting)} requests are in flight, which is the limit; try again later")
+        if self._gone:
+            raise Unreachable(self._gone)
         number = next(self._numbers)
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._waiting[number] = future
         address = ReplyAddress(self._partition, self._instance, number).encode()
         published = False
         try:
-            async with asyncio.timeout(timeout):
-                await self._ensure(topic)
-                await self._publish(topic, key, value, (*headers, (REPLY, address)))
+            async with asyncio.timeout(timeout) as deadline:
+                self._publishing.add(deadline)
+                try:
+                    await self._ensure(topic)
+                    await self._publish(topic, key, value, (*headers, (REPLY, address)))
+                finally:
+                    self._publishing.discard(deadline)
                 published = True
                 return await future
         except TimeoutError:
+            if future.done():
+                return future.result()  # it was given up while the broker had not taken it
             if not published:
                 raise Unreachable(f"the broker did not take the request within {timeout:g} s") from None
             raise TimedOut(f"no answer came within {timeout:g} s") from None
