@@ -41,9 +41,9 @@ CONTENDERS = tuple(contender.name for contender in CHAIN)
 FOREIGN = frozenset(contender.name for contender in CHAIN if contender.foreign)
 ON_KAFKA = ("works", "growth", "latency", "branches", "many")
 ALONE = ("direct", "small", "startup", "serving", "stacking", "observing", "checks")
-PARTS = (*CONTENDERS, *ON_KAFKA, *ALONE)
 # Names for many parts at once.
-HALVES = {"alone": ALONE, "on-kafka": (*CONTENDERS, *ON_KAFKA)}
+HALVES = {"on-kafka": (*CONTENDERS, *ON_KAFKA), "alone": ALONE}
+PARTS = tuple(part for half in HALVES.values() for part in half)
 # Its turns have to be long enough for the kernel to count their CPU.
 NOT_QUICK = ("observing",)
 RESULTS = ROOT / "bench" / "results"
@@ -176,7 +176,7 @@ def main(
             if reason := environment.PEERS.ensure():
                 raise click.ClickException(reason)
         _measure(results, _alone(size, results.rounds), wanted, progress)
-        if {*CONTENDERS, *ON_KAFKA} & set(wanted):
+        if set(HALVES["on-kafka"]) & set(wanted):
             progress("starting Apache Kafka")
             with _kafka(partitions) as bench:
                 progress("warming Apache Kafka up")

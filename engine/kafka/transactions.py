@@ -360,7 +360,7 @@ class Producer:
         before = {place: self._sequences.get(place, 0) for place in records}
         session = Session(self.transactional_id, self._id, self._epoch)
         for batches in rounds(records, self._limits, session, before):
-            for batch, end, error in await send(self._connection, batches, self.transactional_id):
+            for batch, end, error in await send(self._connection, batches, session):
                 if error is not None:
                     raise error
                 self._written[batch.place] = end

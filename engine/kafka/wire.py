@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from struct import Struct
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from aiokafka import TopicPartition as ClientPartition
 from aiokafka.client import AIOKafkaClient, ConnectionGroup
@@ -45,6 +45,8 @@ REQUEST_SECONDS = 10.0
 _LOOKUP_SECONDS = 0.05
 
 _TEXT = CompactString("utf-8")
+
+_Struct = TypeVar("_Struct", bound=RequestStruct)
 
 # Of a request to produce; the protocol's numbers are big-endian.
 _SHORT_TEXT = String("utf-8")
@@ -147,30 +149,29 @@ class _OffsetFetchRequest(RequestStruct):  # type: ignore[misc]  # aiokafka has 
     )
 
 
-class TxnOffsetCommit(Request[_TxnOffsetCommitRequest]):  # type: ignore[misc]  # aiokafka has no types
+class _AsItStands(Request[_Struct]):  # type: ignore[misc]  # aiokafka has no types
+    """A request of one version, made of its fields in their order."""
+
+    API_KEY = -1  # of none: each kind has its own
+
+    def __init__(self, *fields: Any) -> None:
+        self._fields = fields
+
+    def build(self, request_struct_class: Any) -> Any:
+        """Return the request in the version that the broker and we both speak."""
+        return request_struct_class(*self._fields)
+
+
+class TxnOffsetCommit(_AsItStands[_TxnOffsetCommitRequest]):
     """Transactional id, group, producer id, epoch, generation, member, instance, topics, tags."""
 
     API_KEY = 28
 
-    def __init__(self, *fields: Any) -> None:
-        self._fields = fields
 
-    def build(self, request_struct_class: Any) -> Any:
-        """Return the request in the version that the broker and we both speak."""
-        return request_struct_class(*self._fields)
-
-
-class OffsetFetch(Request[_OffsetFetchRequest]):  # type: ignore[misc]  # aiokafka has no types
+class OffsetFetch(_AsItStands[_OffsetFetchRequest]):
     """Group, topics, whether only stable offsets will do, tags."""
 
     API_KEY = 9
-
-    def __init__(self, *fields: Any) -> None:
-        self._fields = fields
-
-    def build(self, request_struct_class: Any) -> Any:
-        """Return the request in the version that the broker and we both speak."""
-        return request_struct_class(*self._fields)
 
 
 class _ProduceRequest(ProduceRequest_v7):  # type: ignore[misc]  # aiokafka has no types
@@ -194,17 +195,10 @@ class _ProduceRequest(ProduceRequest_v7):  # type: ignore[misc]  # aiokafka has 
         return b"".join(parts)
 
 
-class Produce(Request[_ProduceRequest]):  # type: ignore[misc]  # aiokafka has no types
+class Produce(_AsItStands[_ProduceRequest]):
     """Transactional id, how many replicas acknowledge, timeout in ms, topics with their partitions' batches."""
 
     API_KEY = 0
-
-    def __init__(self, *fields: Any) -> None:
-        self._fields = fields
-
-    def build(self, request_struct_class: Any) -> Any:
-        """Return the request in the version that the broker and we both speak."""
-        return request_struct_class(*self._fields)
 
 
 def by_topic(pairs: Iterable[tuple[str, Any]]) -> list[tuple[str, list[Any]]]:

@@ -149,7 +149,7 @@ def _batches(
         yield batch
 
 
-async def send(connection: Connection, batches: Iterable[Batch], transactional_id: str | None) -> list[Sent]:
+async def send(connection: Connection, batches: Iterable[Batch], session: Session | None) -> list[Sent]:
     """Have all leaders take these at once, at most one of each partition. Each says what became of it.
 
     Raises KafkaError, TimeoutError or OSError when it is not known who leads them; then none was sent.
@@ -163,7 +163,7 @@ async def send(connection: Connection, batches: Iterable[Batch], transactional_i
             mine[-1].append(batch)
     found = await asyncio.gather(
         *(
-            _send_to(connection, leader, request, transactional_id)
+            _send_to(connection, leader, request, session.transactional_id if session is not None else None)
             for leader, its in requests.items()
             for request in its
         )
