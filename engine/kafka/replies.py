@@ -127,8 +127,8 @@ class ReplyDesk:
                 published = True
                 return await future
         except TimeoutError:
-            if future.done():
-                return future.result()  # it was given up while the broker had not taken it
+            if self._gone and not published:
+                raise Unreachable(self._gone) from None
             if not published:
                 raise Unreachable(f"the broker did not take the request within {timeout:g} s") from None
             raise TimedOut(f"no answer came within {timeout:g} s") from None
