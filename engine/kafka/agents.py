@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from engine.kafka.checkpoint import Checkpoints
     from engine.kafka.joins import Joiner
     from engine.kafka.leases import Lease, Poll, TopicPartition
-    from engine.kafka.transactions import GroupOffsets, Transactions
+    from engine.kafka.offsets import GroupOffsets
+    from engine.kafka.transactions import Transactions
     from engine.kafka.transport import ConsumerLoop
     from engine.kafka.writing import Writer
     from engine.protocol.record import Sorted

@@ -79,8 +79,8 @@ REPLIES_RETENTION_MS = 10 * 60 * 1000
 # CreatePartitions: every Apache Kafka since 1.0 has it, the embedded broker has not.
 _CREATE_PARTITIONS = 37
 
-# InitProducerId, AddPartitionsToTxn, EndTxn.
-_TRANSACTIONS = (22, 24, 26)
+# InitProducerId, AddPartitionsToTxn, EndTxn, DescribeTransactions.
+_TRANSACTIONS = (22, 24, 26, 65)
 
 # Every instance says every few seconds that it lives, and a broker compacts no segment that is still written to: with
 # its default of a week, whoever reads the states would read a hundred thousand records of each.

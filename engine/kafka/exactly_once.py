@@ -2,7 +2,7 @@
 
 One transaction for all partitions of what has finished, at once when idle, of many requests under load; requests go on
 running meanwhile. It is fenced by the generation under which the partitions are ours. After any error the producer is
-made anew, by which the broker ends what was open; whether a commit of which no answer came had happened is read back.
+made anew, when the broker has ended what was open and has said how.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from aiokafka.errors import KafkaError
 
 from engine.errors import BrokerUnavailable
 from engine.kafka.checkpoint import MOST_UNITS, RETRY_SECONDS, Checkpoints, Early, Made, Taken, Unit, tell
-from engine.kafka.transactions import UNSTABLE_SECONDS, Committed, Stale, Unclear, Unstable
+from engine.kafka.offsets import Committed
+from engine.kafka.transactions import Stale, Unclear
 from engine.kafka.watermark import Standing
 from engine.kafka.writing import BatchTooLarge, by_place
 
@@ -39,9 +40,6 @@ POSITION_SECONDS = 3.0
 
 # The group has moved on and our consumer does not know it yet: it learns by its next heartbeat.
 STALE_SECONDS = 0.2
-
-# How often it is asked whether a commit without an answer has happened.
-READ_BACK_SECONDS = 0.05
 
 
 class ExactlyOnce(Checkpoints):
@@ -173,22 +171,22 @@ class ExactlyOnce(Checkpoints):
         records = by_place(units)
         try:
             if not producer.usable:
-                await self._reset(producer)
+                await self._recover(producer)
             await producer.transact(self._intake.group, membership, offsets, records)
         except Stale as error:
             log.info(
                 "group %s: %s: what is finished is committed when its rebalance is over", self._intake.group, error
             )
-            await self._reset(producer)
+            await self._recover(producer)
             return STALE_SECONDS
         except BatchTooLarge as error:
-            await self._reset(producer)
+            await self._recover(producer)
             if not self._transactions.too_large(error):
                 self._put_error_in_place(_owner(units, error.place, error.first))
             return RETRY_SECONDS / 100
         except Unclear as error:
-            log.warning("group %s: no answer to a commit (%s); reading back", self._intake.group, error)
-            return None if await self._happened(producer, offsets) else RETRY_SECONDS
+            log.warning("group %s: no answer to a commit (%s); asking whether it happened", self._intake.group, error)
+            return None if await self._recover(producer) else RETRY_SECONDS
         except (KafkaError, TimeoutError, OSError) as error:
             log.warning(
                 "group %s: could not write %d requests, trying again: %s",
@@ -196,7 +194,7 @@ class ExactlyOnce(Checkpoints):
                 len(units),
                 error or type(error).__name__,
             )
-            await self._reset(producer)
+            await self._recover(producer)
             return RETRY_SECONDS
         return None
 
@@ -205,44 +203,17 @@ class ExactlyOnce(Checkpoints):
         changes = [change for unit in self._unwritten if isinstance(unit, Taken) for change in unit.changes]
         return [*self._unwritten, *changes]
 
-    async def _reset(self, producer: Producer, *, commit: bool | None = False) -> None:
+    async def _recover(self, producer: Producer) -> bool:
         """End what is open: readers of the topics would wait for it. A broker that is away is waited for.
 
-        `commit` is how to end what the broker has left hanging; None leaves it as it is.
+        Whether its last transaction is committed.
         """
         while True:
             try:
-                if not producer.usable:
-                    await producer.reset()
-                if commit is not None:
-                    await producer.sweep(commit=commit)
+                return await producer.recover()
             except (KafkaError, TimeoutError, OSError) as error:
                 log.warning("the broker made no producer, trying again: %s", error or type(error).__name__)
                 await asyncio.sleep(RETRY_SECONDS)
-            else:
-                return
-
-    async def _happened(self, producer: Producer, offsets: dict[TopicPartition, Committed]) -> bool:
-        """Whether a transaction that moved these offsets is committed: its number stands beside one of them.
-
-        Where they stay unstable the broker has forgotten to end it. Everything of it was written, so it is committed.
-        """
-        await self._reset(producer, commit=None)
-        loop = asyncio.get_running_loop()
-        since = loop.time()
-        while True:
-            try:
-                found = await self._intake.offsets.fetch(self._intake.group, offsets, stable=True)
-            except Unstable:
-                if loop.time() - since > UNSTABLE_SECONDS:
-                    await self._reset(producer, commit=True)
-            except (KafkaError, TimeoutError, OSError):
-                since = loop.time()
-            else:
-                happened = any(found.get(partition) == offset for partition, offset in offsets.items())
-                await self._reset(producer, commit=happened)
-                return happened
-            await asyncio.sleep(READ_BACK_SECONDS)
 
     def _put_error_in_place(self, unit: Any) -> None:
         """A topic does not take a record of this unit."""

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from engine.protocol.record import Topics
     from engine.settings import Settings
 
-# Requests that exactly-once needs, and the versions: KIP-447 came with Apache Kafka 2.5.
-_NEEDED = {22: 0, 24: 0, 25: 0, 26: 0, 28: 3, 9: 7}
+# Requests that exactly-once needs, and the versions: KIP-447 came with Apache Kafka 2.5, KIP-664 with 3.0.
+_NEEDED = {22: 0, 24: 0, 25: 0, 26: 0, 28: 3, 9: 7, 65: 0}
 
 # How long a broker may take to show that it keeps an aborted record back.
 _PROBE_SECONDS = 20.0
@@ -40,7 +40,7 @@ async def settle(settings: Settings, topology: client.Topology, topics: Topics, 
     if reason is not None and settings.processing_guarantee == EXACTLY_ONCE:
         raise InvalidSettings(
             f"processing_guarantee is {EXACTLY_ONCE}, which the broker at {settings.kafka_broker} cannot hold: "
-            f"{reason}; use {AT_LEAST_ONCE}, or Apache Kafka 2.5 or later"
+            f"{reason}; use {AT_LEAST_ONCE}, or Apache Kafka 3.0 or later"
         )
     wanted = settings.processing_guarantee or (AT_LEAST_ONCE if reason else EXACTLY_ONCE)
     return replace(settings, processing_guarantee=wanted)
@@ -51,7 +51,7 @@ def _lacking(topology: client.Topology) -> str | None:
         return "the embedded broker shows records that were aborted, and keeps nothing when it ends"
     for api, version in _NEEDED.items():
         if topology.versions.get(api, (0, -1))[1] < version:
-            return "it has no transactions that are fenced by a consumer's generation"
+            return "it has no transactions that are fenced by a consumer's generation and tell how they ended"
     return None
 
 
@@ -67,9 +67,9 @@ async def _probe(settings: Settings, topology: client.Topology, topics: Topics, 
             reader.assign([partition])
             await reader.seek_to_end(partition)
             await reader.position(partition)
-            await producer.reset()
+            await producer.recover()
             await producer.produce({tuple(partition): [(None, f"{instance} never".encode(), [])]})
-            await producer.reset()
+            await producer.recover()
             await producer.transact("", NOBODY, {}, {tuple(partition): [(None, instance.encode(), [])]})
             return await _first_of(reader, instance.encode())
     except (KafkaError, TimeoutError, OSError) as error:

@@ -63,17 +63,15 @@ class Fence:
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + LOAD_SECONDS
-        # What an answerless commit left hanging is to be committed: it is written again anyway if it was not.
-        unclear, pause = False, FIRST_PAUSE
+        pause = FIRST_PAUSE
         while True:
             try:
-                await self._write(changes, commit=unclear)
+                await self._write(changes)
             except BatchTooLarge as error:
                 raise TooLarge(f"{error}; raise its max.message.bytes") from error
             except GroupCoordinatorNotAvailableError as error:
                 return self._without(error)
             except (KafkaError, TimeoutError, OSError, Unclear) as error:
-                unclear = isinstance(error, Unclear)
                 if loop.time() > deadline:
                     raise self._gave_up(error) from error
                 log.info("loading again: %s", error or type(error).__name__)
@@ -82,11 +80,11 @@ class Fence:
             await asyncio.sleep(random.uniform(0, pause))  # noqa: S311  no secret
             pause = min(2 * pause, LONGEST_PAUSE)
 
-    async def _write(self, changes: Changes, *, commit: bool) -> None:
-        await self._producer.reset()
-        await self._producer.sweep(commit=commit)
-        # Once more, which waits for the markers of what was swept: the end must not move but for what is written here.
-        await self._producer.reset()
+    async def _write(self, changes: Changes) -> None:
+        await self._producer.recover()
+        if not self._producer.usable:
+            # Something was ended again. Waits for its markers: the end must not move but for what is written here.
+            await self._producer.recover()
         end = await self._caught_up(-1)
         records: list[Record] = [(key.encode(), value, []) for key, value in changes(self._view)]
         if records:

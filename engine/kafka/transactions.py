@@ -13,11 +13,12 @@ import asyncio
 import contextlib
 import logging
 import time
+from dataclasses import dataclass
+from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aiokafka.client import CoordinationType
 from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError, for_code
-from aiokafka.protocol.commit import OffsetCommitRequest, OffsetFetchRequest
 from aiokafka.protocol.transaction import (
     AddOffsetsToTxnRequest,
     AddPartitionsToTxnRequest,
@@ -26,14 +27,16 @@ from aiokafka.protocol.transaction import (
 )
 
 from engine.kafka import client
-from engine.kafka.leases import TopicPartition
-from engine.kafka.wire import Connection, OffsetFetch, Place, TxnOffsetCommit, by_topic
+from engine.kafka.offsets import COORDINATOR_AWAY, STALE, GroupOffsets
+from engine.kafka.watermark import Standing
+from engine.kafka.wire import Connection, DescribeTransactions, Place, TxnOffsetCommit, by_topic
 from engine.kafka.writing import LARGEST_SEQUENCE, Limits, Session, rounds, send
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 
-    from engine.kafka.leases import Membership
+    from engine.kafka.leases import Membership, TopicPartition
+    from engine.kafka.offsets import Committed
     from engine.kafka.writing import BatchTooLarge, Record
     from engine.settings import Settings
 
@@ -64,15 +67,14 @@ POOL = 4
 _RETRY_SECONDS = 0.5
 
 _OK = 0
-_COORDINATOR_LOADING, _COORDINATOR_NOT_AVAILABLE, _NOT_COORDINATOR = 14, 15, 16
-_COORDINATOR_AWAY = {_COORDINATOR_LOADING, _COORDINATOR_NOT_AVAILABLE, _NOT_COORDINATOR}
-# Illegal generation, unknown member, rebalance in progress, fenced instance.
-_STALE = {22, 25, 27, 82}
 _INVALID_TIMEOUT = 50
 _CONCURRENT = 51
-_UNSTABLE = 88
 _UNKNOWN_PARTITION = 3
 _NOT_ATTEMPTED = 55
+_UNKNOWN_TRANSACTIONAL_ID = 105
+
+# What the coordinator calls the states of a transactional id; those that it is about to leave by itself begin so.
+_EMPTY, _ONGOING, _COMMITTED, _LEAVING = "Empty", "Ongoing", "CompleteCommit", "Prepare"
 
 
 class Stale(Exception):
@@ -83,71 +85,57 @@ class Unclear(Exception):
     """The broker was told to commit, and its answer never came: it may have, or not."""
 
 
-class Unstable(Exception):
-    """Offsets are in a transaction that is not at its end."""
+class _Last(NamedTuple):
+    """How the last transaction under a transactional id stands, as its coordinator knows it."""
+
+    state: str
+    timeout: int
+    producer: int
+    epoch: int
+
+    @property
+    def leaves(self) -> bool:
+        """Whether it is about to end, or its producer is just made."""
+        return self.state.startswith(_LEAVING)
+
+    @property
+    def sweeps(self) -> bool:
+        """Whether it is, or is to be, one that ends an earlier one again which is committed."""
+        return self.timeout % 2 == 1
+
+    @property
+    def committed(self) -> bool:
+        return self.sweeps or self.state == _COMMITTED
 
 
-class Committed(NamedTuple):
-    """An offset of a group, and the text that stands beside it."""
-
-    offset: int
-    metadata: str
+_NONE = _Last(_EMPTY, 0, -1, -1)
 
 
-class GroupOffsets:
-    """How far groups have read, as the broker keeps it. `stable_reads`: whether it knows OffsetFetch v7."""
+def _timeout(settings: Settings, *, sweeps: bool) -> int:
+    """The transaction's timeout in ms, even, or odd for one that ends again what is committed.
 
-    def __init__(self, settings: Settings, *, stable_reads: bool) -> None:
-        self._connection, self._stable_reads = Connection(settings), stable_reads
+    A coordinator that makes a producer forgets how its last transaction ended, and keeps this.
+    """
+    plain = int(settings.transaction_timeout * 1000) // 2 * 2
+    return plain - 1 if sweeps else plain
 
-    async def stop(self) -> None:
-        """Close the connection."""
-        await self._connection.stop()
 
-    async def fetch(
-        self, group: str, partitions: Iterable[TopicPartition], *, stable: bool
-    ) -> dict[TopicPartition, Committed]:
-        """The committed offsets of those partitions that have one.
+class _Stage(Enum):
+    """How far a transaction is, as far as its producer knows."""
 
-        Raises Unstable when `stable` is asked for and a transaction is open, and KafkaError, to be tried again.
-        """
-        topics = by_topic((partition.topic, partition.partition) for partition in partitions)
-        request = (
-            OffsetFetch(group, [(topic, numbers, {}) for topic, numbers in topics], stable, {})
-            if self._stable_reads
-            else OffsetFetchRequest(group, topics)
-        )
-        answer = await self._connection.ask(CoordinationType.GROUP, group, request)
-        found: dict[TopicPartition, Committed] = {}
-        codes = {getattr(answer, "error_code", _OK)}
-        for topic, numbers, *_ in answer.topics:
-            for entry in numbers:
-                # number, offset, leader epoch (7), metadata, error code, tags (7)
-                metadata, code = entry[3:5] if self._stable_reads else entry[2:4]
-                codes.add(code)
-                if entry[1] >= 0:
-                    found[TopicPartition(topic, entry[0])] = Committed(entry[1], metadata or "")
-        self._check(group, codes)
-        return found
+    BEGUN = "it may be open"
+    ASKED = "it was told to commit, and nobody knows whether it did"
+    COMMITTED = "it is committed, and may not have ended everywhere"
 
-    def _check(self, group: str, codes: Iterable[int]) -> None:
-        for code in set(codes) - {_OK}:
-            if code == _UNSTABLE:
-                raise Unstable
-            if code in _COORDINATOR_AWAY:
-                self._connection.forget(CoordinationType.GROUP, group)
-            raise for_code(code)
 
-    async def commit(self, group: str, membership: Membership, offsets: Mapping[TopicPartition, Committed]) -> bool:
-        """Move offsets outside a transaction; False when they are no longer ours to move. Raises KafkaError."""
-        topics = by_topic((at.topic, (at.partition, found.offset, found.metadata)) for at, found in offsets.items())
-        request = OffsetCommitRequest(group, membership.generation, membership.member, -1, topics)
-        answer = await self._connection.ask(CoordinationType.GROUP, group, request)
-        codes = {code for _, partitions in answer.topics for _, code in partitions}
-        if codes & _STALE:
-            return False
-        self._check(group, codes)
-        return True
+@dataclass
+class _Transaction:
+    """A producer's last one: its group, where its records end, and an offset that it moves, if any."""
+
+    group: str
+    ends: dict[Place, int]
+    moved: tuple[TopicPartition, Committed] | None
+    stage: _Stage = _Stage.BEGUN
 
 
 class Producer:
@@ -157,70 +145,92 @@ class Producer:
         self.transactional_id = transactional_id
         self._settings, self._limits = settings, limits or Limits(settings)
         self._connection = Connection(settings)
+        self._offsets = GroupOffsets(settings, stable_reads=True, connection=self._connection)
         self._id, self._epoch = -1, -1
         self._sequences: dict[Place, int] = {}
-        # What the running transaction touched, while it is not known how it ends.
-        self._touched: tuple[str, set[Place]] | None = None
-        # Where its records end, as far as they were taken.
-        self._written: dict[Place, int] = {}
-        # What was committed last, until it is seen to have ended everywhere: its group, and where its records end.
-        self._committed: tuple[str, dict[Place, int]] | None = None
+        # None when it is seen to have ended everywhere.
+        self._transaction: _Transaction | None = None
         # Partitions that the broker does not know, and since when.
         self._unknown: set[Place] = set()
         self._unknown_since: float | None = None
 
     @property
     def usable(self) -> bool:
-        """Whether no transaction of it can be open: `reset` makes it so."""
+        """Whether a transaction can begin; otherwise it is to `recover`."""
         return self._id >= 0
 
     async def stop(self) -> None:
         """Close the connections; a transaction that is open stays so until its timeout, or until somebody fences it."""
         await self._connection.stop()
 
-    async def reset(self) -> None:
-        """End whatever is open under this id, and begin anew. Raises KafkaError, TimeoutError or OSError.
+    async def recover(self) -> bool:
+        """End whatever is open under this id, everywhere. Raises KafkaError, TimeoutError or OSError.
 
-        When it returns, an earlier transaction is committed for good or gone for good.
-        """
-        self._id = -1
-        request = InitProducerIdRequest(self.transactional_id, int(self._settings.transaction_timeout * 1000))
-        deadline = asyncio.get_running_loop().time() + TRANSACTION_SECONDS
-        while True:
-            async with asyncio.timeout_at(deadline):
-                answer = await self._coordinator(request)
-            if answer.error_code == _OK:
-                break
-            if asyncio.get_running_loop().time() > deadline or answer.error_code == _INVALID_TIMEOUT:
-                raise for_code(answer.error_code)
-            await asyncio.sleep(client.RETRY_BACKOFF_MS / 1000)
-        self._epoch, self._sequences = answer.producer_epoch, {}
-        self._id = answer.producer_id
-
-    def touch(self, group: str) -> None:
-        """An earlier transaction under this id, of whose records nothing is known, moved offsets of this group."""
-        self._touched = group, set()
-
-    async def sweep(self, *, commit: bool) -> None:
-        """Once it is `reset`: end the last transaction wherever the broker has forgotten to. Raises as `reset`.
+        Returns whether the last transaction that began is committed.
 
         A broker that comes back after a crash may skip the end of a transaction in all partitions whose leader it does
         not know yet ("likely deleted already", Apache Kafka 4.3.1), and call it ended all the same. The group's offsets
         are then unstable for ever, and the next commit of the same producer would make visible what was to be aborted.
         An empty transaction over the same partitions ends what hangs there, and where nothing hangs it does nothing.
         """
-        if self._committed is not None:
-            group, places, commit = self._committed[0], set(self._committed[1]), True
-        elif self._touched is not None:
-            group, places = self._touched
-        else:
-            return
-        try:
-            await self._end_again(group, places - self._gone(), commit=commit)
-        except BaseException:
-            self._id = -1
-            raise
-        self._touched = self._committed = self._unknown_since = None
+        last = self._transaction
+        committed = await self._begin_anew(sweeps=last is not None)
+        if last is not None:
+            try:
+                await self._end_again(last.group, set(last.ends) - self._gone(), commit=committed)
+                if committed and last.stage is not _Stage.BEGUN and not await self._has_moved(last):
+                    raise TimeoutError(f"the offsets of group {last.group} have not moved")
+            finally:
+                # Under this epoch all that is open is taken for such an ending again.
+                self._id = -1
+        self._transaction = self._unknown_since = None
+        return committed
+
+    async def take_over(self, group: str) -> None:
+        """End what another has open under this id, or left hanging over a group's offsets. Raises as `recover`.
+
+        How it has ended can still be asked after this, by an owner who was only slow.
+        """
+        await self._end_again(group, set(), commit=await self._begin_anew(sweeps=True))
+
+    async def _begin_anew(self, *, sweeps: bool) -> bool:
+        """Take the id, when whatever was open under it has ended. Whether the last transaction is committed.
+
+        sweeps  whether it is ended again from here on
+        """
+        self._id = -1
+        deadline = asyncio.get_running_loop().time() + TRANSACTION_SECONDS
+        while True:
+            async with asyncio.timeout_at(deadline):
+                code, last = await self._last()
+                if code == _OK and not last.leaves:
+                    code = await (
+                        # An abort of this epoch, which an owner who commits at this moment turns into an error.
+                        self._end(last.producer, last.epoch, commit=last.sweeps)
+                        if last.state == _ONGOING
+                        else self._init(sweeps=sweeps and last.committed)
+                    )
+            if self._id >= 0:
+                return last.committed
+            if code == _INVALID_TIMEOUT or asyncio.get_running_loop().time() > deadline:
+                raise for_code(code)
+            await asyncio.sleep(client.RETRY_BACKOFF_MS / 1000)
+
+    async def _last(self) -> tuple[int, _Last]:
+        """An error of the coordinator, and how the last transaction stands."""
+        answer = await self._coordinator(DescribeTransactions([self.transactional_id], {}))
+        [(code, _, state, timeout, _, producer, epoch, *_)] = answer.transactions
+        if code == _UNKNOWN_TRANSACTIONAL_ID:
+            return _OK, _NONE
+        self._check_coordinator(code)
+        return code, _Last(state, timeout, producer, epoch)
+
+    async def _init(self, *, sweeps: bool) -> int:
+        request = InitProducerIdRequest(self.transactional_id, _timeout(self._settings, sweeps=sweeps))
+        answer = await self._coordinator(request)
+        if answer.error_code == _OK:
+            self._id, self._epoch, self._sequences = answer.producer_id, answer.producer_epoch, {}
+        return int(answer.error_code)
 
     async def _end_again(self, group: str, places: set[Place], *, commit: bool) -> None:
         ends: dict[Place, int] = {}
@@ -244,34 +254,34 @@ class Producer:
     @property
     def unfinished(self) -> bool:
         """Whether something of it may be open, or hang."""
-        return self._epoch >= 0 and not (self.usable and self.settled)
+        return self._transaction is not None
 
     @property
     def settled(self) -> bool:
         """Whether what was committed last has ended everywhere, as far as is known."""
-        return self._committed is None
+        return self._transaction is None or self._transaction.stage is not _Stage.COMMITTED
 
     async def settle(self) -> None:
-        """Have what was committed last at its end in every partition. Raises as `reset`; call it again then.
+        """Have what was committed last at its end in every partition. Raises as `recover`; call it again then.
 
         The broker says that a transaction is committed before its partitions know it. When it is about to stop it skips
         those that have no leader any more and calls the transaction ended (Apache Kafka 4.3.1): whatever aborts the
         next one of this producer then takes away what was committed. So nothing new is begun before every partition is
         seen to be past it, and where that is not seen it is ended once more.
         """
-        if self._committed is None:
+        last = self._transaction
+        if last is None or self.settled:
             return
         if self.usable:
             try:
-                ended = await self._has_ended(self._committed[1])
+                ended = await self._has_ended(last.ends) and await self._has_moved(last)
             except BaseException:
                 self._id = -1
                 raise
             if ended:
-                self._committed = None
+                self._transaction = None
                 return
-        await self.reset()
-        await self.sweep(commit=True)
+        await self.recover()
 
     async def _has_ended(self, ends: Mapping[Place, int]) -> bool:
         """Whether readers of what is committed get past these offsets, for as long as one after the other moves."""
@@ -290,6 +300,22 @@ class Producer:
                 return False
         return True
 
+    async def _has_moved(self, last: _Transaction) -> bool:
+        """Whether the group's offsets know of a commit too: they are in one partition of the broker's own."""
+        if last.moved is None:
+            return True
+        partition, wanted = last.moved
+        loop = asyncio.get_running_loop()
+        since, pause = loop.time(), CONCURRENT_BACKOFF
+        while loop.time() - since <= SETTLE_SECONDS:
+            async with asyncio.timeout(TRANSACTION_SECONDS):
+                found = (await self._offsets.fetch(last.group, [partition], stable=False)).get(partition)
+            if found is None or Standing.parse(found.metadata).follows(Standing.parse(wanted.metadata)):
+                return True
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_SETTLE_PAUSE)
+        return False
+
     async def transact(
         self,
         group: str,
@@ -300,10 +326,12 @@ class Producer:
         """Write records and move offsets, all or nothing.
 
         Raises Stale, BatchTooLarge, KafkaError, TimeoutError or OSError when nothing was written, and Unclear. After
-        any of them `reset` it, and `sweep`.
+        any of them `recover` it.
         """
         await self.settle()
-        self._touched, self._written = (group, set(records)), {}
+        if not self.usable:
+            await self.recover()
+        self._transaction = last = _Transaction(group, dict.fromkeys(records, -1), next(iter(offsets.items()), None))
         try:
             async with asyncio.timeout(TRANSACTION_SECONDS):
                 # Offsets first: who dies after this leaves them unstable, so that a successor knows to fence it.
@@ -311,19 +339,19 @@ class Producer:
                 if offsets:
                     await self.send_offsets(group, membership, offsets)
                 if records:
-                    await self.produce(records)
+                    last.ends.update(await self.produce(records))
         except BaseException:
             self._id = -1
             raise
-        known = False
+        last.stage = _Stage.ASKED
         try:
             async with asyncio.timeout(TRANSACTION_SECONDS):
                 await self.end()
-            known, self._touched, self._committed = True, None, (group, self._written)
+            last.stage = _Stage.COMMITTED
         except (KafkaError, TimeoutError, OSError) as error:
             raise Unclear(f"{type(error).__name__}: {error}") from error
         finally:
-            if not known:
+            if last.stage is not _Stage.COMMITTED:
                 self._id = -1
 
     async def send_offsets(
@@ -347,31 +375,36 @@ class Producer:
         )
         answer = await self._connection.ask(CoordinationType.GROUP, group, request)
         codes = {code for _, partitions, _ in answer.errors for _, code, _ in partitions} - {_OK}
-        if codes & _STALE:
-            raise Stale(for_code(min(codes & _STALE)).__name__)
+        if codes & STALE:
+            raise Stale(for_code(min(codes & STALE)).__name__)
         for code in codes:
-            if code in _COORDINATOR_AWAY:
+            if code in COORDINATOR_AWAY:
                 self._connection.forget(CoordinationType.GROUP, group)
             raise for_code(code)
 
-    async def produce(self, records: Mapping[Place, Sequence[Record]]) -> None:
-        """The second half: records, each acknowledged by all replicas."""
+    async def produce(self, records: Mapping[Place, Sequence[Record]]) -> dict[Place, int]:
+        """The second half: records, each acknowledged by all replicas. Where they end."""
         await self._add_partitions(records)
         before = {place: self._sequences.get(place, 0) for place in records}
-        session = Session(self.transactional_id, self._id, self._epoch)
+        session, ends = Session(self.transactional_id, self._id, self._epoch), {}
         for batches in rounds(records, self._limits, session, before):
             for batch, end, error in await send(self._connection, batches, session):
                 if error is not None:
                     raise error
-                self._written[batch.place] = end
+                ends[batch.place] = end
         for place, found in records.items():
             self._sequences[place] = (before[place] + len(found)) % LARGEST_SEQUENCE
+        return ends
 
     async def end(self, *, commit: bool = True) -> None:
         """Commit, or abort."""
-        answer = await self._coordinator(EndTxnRequest(self.transactional_id, self._id, self._epoch, commit))
-        if answer.error_code != _OK:
-            raise for_code(answer.error_code)
+        code = await self._end(self._id, self._epoch, commit=commit)
+        if code != _OK:
+            raise for_code(code)
+
+    async def _end(self, producer: int, epoch: int, *, commit: bool) -> int:
+        answer = await self._coordinator(EndTxnRequest(self.transactional_id, producer, epoch, commit))
+        return int(answer.error_code)
 
     async def _add_offsets(self, group: str) -> None:
         await self._add(lambda: AddOffsetsToTxnRequest(self.transactional_id, self._id, self._epoch, group), _lone_code)
@@ -406,22 +439,16 @@ class Producer:
     async def _coordinator(self, request: Any) -> Any:
         """The transaction coordinator's answer."""
         answer = await self._connection.ask(CoordinationType.TRANSACTION, self.transactional_id, request)
-        if getattr(answer, "error_code", _OK) in _COORDINATOR_AWAY:
-            self._connection.forget(CoordinationType.TRANSACTION, self.transactional_id)
+        self._check_coordinator(getattr(answer, "error_code", _OK))
         return answer
+
+    def _check_coordinator(self, code: int) -> None:
+        if code in COORDINATOR_AWAY:
+            self._connection.forget(CoordinationType.TRANSACTION, self.transactional_id)
 
 
 def _lone_code(answer: Any) -> int:
     return int(answer.error_code)
-
-
-async def _end(producer: Producer) -> None:
-    """End what it has open, for good: as committed what was committed, and nothing else."""
-    if not producer.settled:
-        await producer.settle()
-        return
-    await producer.reset()
-    await producer.sweep(commit=False)
 
 
 class Transactions:
@@ -479,7 +506,7 @@ class Transactions:
             task.cancel()
         await asyncio.gather(*self._settling, return_exceptions=True)
         used = [producer for producer in self._producers if producer.unfinished]
-        resets = [asyncio.create_task(_end(producer)) for producer in used]
+        resets = [asyncio.create_task(producer.recover()) for producer in used]
         if resets:
             _, late = await asyncio.wait(resets, timeout=client.STOP_TIMEOUT)
             for reset in late:
@@ -492,12 +519,9 @@ class Transactions:
         return self._limits.lower(error)
 
     async def fence(self, instances: Iterable[str], group: str) -> None:
-        """End what these instances, which are dead, have open over a group's offsets. Raises as `reset`."""
+        """End what these instances have open, or left hanging, over a group's offsets. Raises as `recover`."""
         producers = [Producer(self._settings, name) for instance in instances for name in self._ids(instance)]
-
-        for producer in producers:
-            producer.touch(group)
         try:
-            await asyncio.gather(*map(_end, producers))
+            await asyncio.gather(*(producer.take_over(group) for producer in producers))
         finally:
             await asyncio.gather(*(producer.stop() for producer in producers))

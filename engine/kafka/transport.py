@@ -25,7 +25,8 @@ from engine.errors import NewerFormat
 from engine.kafka import client, unpacking
 from engine.kafka.assignor import CoPartitionedSticky
 from engine.kafka.leases import Leases, Membership, Place, Poll, Stand, TopicPartition
-from engine.kafka.transactions import UNSTABLE_SECONDS, Committed, Unstable
+from engine.kafka.offsets import Committed, Unstable
+from engine.kafka.transactions import UNSTABLE_SECONDS
 from engine.kafka.watermark import Standing
 from engine.protocol.record import STEP
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from engine.kafka.leases import Lease, Reader
-    from engine.kafka.transactions import GroupOffsets
+    from engine.kafka.offsets import GroupOffsets
     from engine.settings import Settings
 
 log = logging.getLogger(__name__)

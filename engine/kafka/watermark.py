@@ -53,6 +53,13 @@ class Standing(NamedTuple):
         """The metadata of an offset."""
         return f"{_FORMAT};{self.committer};{self.number:x};{_encode(self.spans)}"
 
+    def follows(self, earlier: Standing) -> bool:
+        """Whether a transaction that was to put `earlier` in this place has ended: it stands there, or what came later.
+
+        Another committer has waited for its end.
+        """
+        return self.committer != earlier.committer or self.number >= earlier.number
+
     @classmethod
     def parse(cls, metadata: str | None) -> Standing:
         """What a metadata says; nothing of what others may have written there.

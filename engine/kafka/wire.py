@@ -149,6 +149,39 @@ class _OffsetFetchRequest(RequestStruct):  # type: ignore[misc]  # aiokafka has 
     )
 
 
+class _DescribeTransactionsResponse(Response):  # type: ignore[misc]  # aiokafka has no types
+    API_KEY, API_VERSION = 65, 0
+    SCHEMA = Schema(
+        ("throttle_time_ms", Int32),
+        (
+            "transactions",
+            CompactArray(
+                ("error_code", Int16),
+                ("transactional_id", _TEXT),
+                ("state", _TEXT),
+                ("timeout_ms", Int32),
+                ("start_time_ms", Int64),
+                ("producer_id", Int64),
+                ("producer_epoch", Int16),
+                (
+                    "topics",
+                    CompactArray(("topic", _TEXT), ("partitions", CompactArray(Int32)), ("tags", TaggedFields)),
+                ),
+                ("tags", TaggedFields),
+            ),
+        ),
+        ("tags", TaggedFields),
+    )
+
+
+class _DescribeTransactionsRequest(RequestStruct):  # type: ignore[misc]  # aiokafka has no types
+    """How a transactional id stands with its coordinator (KIP-664)."""
+
+    API_KEY, API_VERSION, FLEXIBLE_VERSION = 65, 0, True
+    RESPONSE_TYPE = _DescribeTransactionsResponse
+    SCHEMA = Schema(("transactional_ids", CompactArray(_TEXT)), ("tags", TaggedFields))
+
+
 class _AsItStands(Request[_Struct]):  # type: ignore[misc]  # aiokafka has no types
     """A request of one version, made of its fields in their order."""
 
@@ -172,6 +205,12 @@ class OffsetFetch(_AsItStands[_OffsetFetchRequest]):
     """Group, topics, whether only stable offsets will do, tags."""
 
     API_KEY = 9
+
+
+class DescribeTransactions(_AsItStands[_DescribeTransactionsRequest]):
+    """Transactional ids, tags."""
+
+    API_KEY = 65
 
 
 class _ProduceRequest(ProduceRequest_v7):  # type: ignore[misc]  # aiokafka has no types

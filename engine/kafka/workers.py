@@ -10,7 +10,8 @@ from engine.execution import Execution
 from engine.kafka.agents import Worker, Writers
 from engine.kafka.budget import Budget
 from engine.kafka.joins import Joiner
-from engine.kafka.transactions import GroupOffsets, Transactions
+from engine.kafka.offsets import GroupOffsets
+from engine.kafka.transactions import Transactions
 from engine.kafka.transport import ConsumerLoop
 from engine.kafka.writing import Writer
 from engine.protocol.record import Owner

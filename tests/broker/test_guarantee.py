@@ -46,7 +46,7 @@ def test_the_embedded_broker_gives_at_least_once_and_says_so(worker: Make, embed
 def test_exactly_once_is_refused_where_it_cannot_be_kept(worker: Make, embedded_broker: str) -> None:
     product = worker(embedded_broker, "--processing-guarantee", "exactly_once")
     assert product.wait() == REFUSED, product.said
-    for told in (embedded_broker, "aborted", "use at_least_once, or Apache Kafka 2.5 or later"):
+    for told in (embedded_broker, "aborted", "use at_least_once, or Apache Kafka 3.0 or later"):
         assert told in product.err, product.said
     assert "Traceback" not in product.err, product.said
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.cli import main
-from engine.kafka import transactions, transport
+from engine.kafka import offsets, transactions, transport
 from engine.kafka.leases import NOBODY
 
 ARM = Path(sys.argv[1])
@@ -47,7 +47,7 @@ def reach(point: str) -> None:
 def instrument() -> None:
     """Put the points between the steps of a transaction."""
     send_offsets, produce = transactions.Producer.send_offsets, transactions.Producer.produce
-    fetch = transactions.GroupOffsets.fetch
+    fetch = offsets.GroupOffsets.fetch
     unfenced = os.environ.get("UNFENCED") == "1"
 
     async def with_points(self: Any, group: str, membership: Any, offsets: Any) -> None:
@@ -55,9 +55,10 @@ def instrument() -> None:
         await send_offsets(self, group, NOBODY if unfenced else membership, offsets)
         reach("offsets")
 
-    async def produced(self: Any, records: Any) -> None:
-        await produce(self, records)
+    async def produced(self: Any, records: Any) -> Any:
+        ends = await produce(self, records)
         reach("records")
+        return ends
 
     async def fetched(self: Any, group: str, partitions: Any, *, stable: bool) -> Any:
         return await fetch(self, group, partitions, stable=stable and not unfenced)
@@ -72,7 +73,7 @@ def instrument() -> None:
     transport._ConsumerThread._fetch_records = hanging  # type: ignore[method-assign]
     transactions.Producer.send_offsets = with_points  # type: ignore[method-assign]
     transactions.Producer.produce = produced  # type: ignore[method-assign]
-    transactions.GroupOffsets.fetch = fetched  # type: ignore[method-assign]
+    offsets.GroupOffsets.fetch = fetched  # type: ignore[method-assign]
 
 
 def tell_tasks(*_: object) -> None:

@@ -87,5 +87,6 @@ def test_exactly_once_on_a_broker_that_fences_no_generation_is_refused_with_the_
     assert found.code == 2, found
     assert found.err == (
         f"Error: processing_guarantee is exactly_once, which the broker at {old.address} cannot hold: it has no "
-        "transactions that are fenced by a consumer's generation; use at_least_once, or Apache Kafka 2.5 or later\n"
+        "transactions that are fenced by a consumer's generation and tell how they ended; use at_least_once, or "
+        "Apache Kafka 3.0 or later\n"
     )

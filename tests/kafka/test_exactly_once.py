@@ -14,7 +14,8 @@ from engine.kafka.budget import Budget
 from engine.kafka.checkpoint import Made, Taken
 from engine.kafka.exactly_once import ExactlyOnce
 from engine.kafka.leases import Leases, Membership, Place, TopicPartition
-from engine.kafka.transactions import Committed, Stale, Unclear, Unstable
+from engine.kafka.offsets import Committed
+from engine.kafka.transactions import Stale, Unclear
 from engine.kafka.watermark import Standing
 from engine.kafka.writing import BatchTooLarge
 
@@ -48,21 +49,15 @@ class FakeProducer:
         self.errors: list[Exception] = []
         self.committed: list[tuple[Membership, dict[TopicPartition, Committed], list[bytes]]] = []
         self.usable, self.resets, self.tries = False, 0, 0
-        self.swept: list[bool] = []
-        self.hangs = False
         self.commits_unclear = False
         self.gate = asyncio.Event()
         self.gate.set()
         self.at_gate = asyncio.Event()
 
-    async def reset(self) -> None:
+    async def recover(self) -> bool:
         self.resets += 1
         self.usable = True
-
-    async def sweep(self, *, commit: bool) -> None:
-        assert self.usable
-        self.swept.append(commit)
-        self.hangs = self.hangs and not commit
+        return bool(self.committed)
 
     async def transact(
         self,
@@ -109,19 +104,6 @@ class FakeTransactions:
         return error.count > 1
 
 
-class FakeOffsets:
-    """Marked as such: what the last transaction committed."""
-
-    def __init__(self, producer: FakeProducer) -> None:
-        self.producer = producer
-
-    async def fetch(self, group: str, partitions: Any, *, stable: bool) -> dict[TopicPartition, Committed]:
-        assert (group, set(partitions), stable) == ("group", {P0}, True)
-        if self.producer.hangs:
-            raise Unstable
-        return self.producer.committed[-1][1] if self.producer.committed else {}
-
-
 class FakeOutlet:
     """Marked as such: keeps what was written."""
 
@@ -139,11 +121,10 @@ class FakeIntake:
 
     group = "group"
 
-    def __init__(self, producer: FakeProducer) -> None:
+    def __init__(self) -> None:
         self.leases = Leases()
         self.leases.assign([P0], ME)
         self.leases.grant({P0: Place(0)})
-        self.offsets = FakeOffsets(producer)
         self.committing, self.assigned = asyncio.Lock(), asyncio.Event()
         self.assigned.set()
         self.flush: Any = None
@@ -158,7 +139,7 @@ class FakeIntake:
 class Bench:
     def __init__(self) -> None:
         self.producer, self.outlet, self.budget = FakeProducer(), FakeOutlet(), Budget(1000).share()
-        self.intake = FakeIntake(self.producer)
+        self.intake = FakeIntake()
         self.oversized: list[int] = []
         self.transactions = FakeTransactions(self.producer)
         self.checkpoints = ExactlyOnce(
@@ -201,7 +182,7 @@ async def running() -> AsyncIterator[Bench]:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RETRY_SECONDS", "STALE_SECONDS", "POSITION_SECONDS", "READ_BACK_SECONDS"):
+    for name in ("RETRY_SECONDS", "STALE_SECONDS", "POSITION_SECONDS"):
         monkeypatch.setattr(exactly_once, name, 0.001)
 
 
@@ -272,25 +253,14 @@ async def test_a_transaction_that_failed_is_written_again_whole_by_a_producer_ma
         await bench.finished(*bench.requests(2))
         assert bench.producer.written == [[b"0", b"1"]]
         assert (bench.producer.resets, bench.budget._out) == (2, 0)
-        assert not any(bench.producer.swept), "what was never told to be committed must not be"
 
 
 @pytest.mark.parametrize(("happened", "tries"), [(True, 1), (False, 2)])
-async def test_of_a_commit_without_an_answer_it_is_read_back_whether_it_happened(*, happened: bool, tries: int) -> None:
+async def test_of_a_commit_without_an_answer_it_is_asked_whether_it_happened(*, happened: bool, tries: int) -> None:
     async with running() as bench:
         bench.producer.errors, bench.producer.commits_unclear = [Unclear("no answer")], happened
         await bench.finished(*bench.requests(2))
         assert (bench.producer.written, bench.producer.tries) == ([[b"0", b"1"]], tries)
-        assert bench.producer.swept[-1] is happened, "what hangs in some partition ends as the offsets did"
-
-
-async def test_a_commit_that_the_broker_forgot_to_carry_out_is_carried_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exactly_once, "UNSTABLE_SECONDS", 0.0)
-    async with running() as bench:
-        bench.producer.errors, bench.producer.commits_unclear = [Unclear("no answer")], True
-        bench.producer.hangs = True
-        await bench.finished(*bench.requests(2))
-        assert (bench.producer.written, bench.producer.tries) == ([[b"0", b"1"]], 1)
 
 
 async def test_requests_of_a_partition_that_was_lost_meanwhile_are_not_written() -> None:
@@ -321,8 +291,8 @@ async def test_a_transaction_after_another_one_begins_at_once() -> None:
     async with running() as bench:
         for request in bench.requests(3):
             await bench.finished(request)
-        # The first of a producer makes it, and ends what may hang; nothing is to be ended after one that was committed.
-        assert (bench.producer.resets, bench.producer.swept, bench.producer.tries) == (1, [False], 3)
+        # The first of a producer makes it; nothing is to be ended after one that was committed.
+        assert (bench.producer.resets, bench.producer.tries) == (1, 3)
 
 
 async def test_offsets_go_under_the_membership_that_they_were_ours_in_though_a_rebalance_ends_meanwhile() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from aiokafka.errors import GroupCoordinatorNotAvailableError
@@ -109,12 +109,12 @@ async def test_of_two_loads_that_exclude_each_other_one_is_refused(kafka_broker:
 def fence_without_coordinator(**settings: str) -> Fence:
     """Marked as such: its producer is told that the broker has nobody who coordinates transactions."""
 
-    async def nobody(_: int = 0) -> int:
+    async def nobody(_: int = 0) -> Any:
         raise GroupCoordinatorNotAvailableError
 
     wanted = Settings(kafka_broker="none:1", **settings)  # type: ignore[arg-type]
     made = Fence(wanted, Topics("seldon", "default"), View(), nobody)
-    made._producer.reset = nobody  # type: ignore[method-assign]
+    made._producer.recover = nobody  # type: ignore[method-assign]
     return made
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -35,7 +35,7 @@ class Desk:
         self.outlet: Any = FakeOutlet(takes=takes)
         self.desk._outlet = self.outlet
 
-    async def __aenter__(self) -> Desk:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -54,7 +54,7 @@ class Desk:
     [(True, TimedOut, "no answer came within 0.05 s"), (False, Unreachable, "did not take the request within 0.05 s")],
 )
 async def test_a_call_that_waits_too_long_is_told_what_it_waited_for(
-    takes: bool, error: type[Exception], says: str
+    error: type[Exception], says: str, *, takes: bool
 ) -> None:
     async with Desk(takes=takes) as desk:
         with pytest.raises(error, match=says):
@@ -62,7 +62,7 @@ async def test_a_call_that_waits_too_long_is_told_what_it_waited_for(
 
 
 @pytest.mark.parametrize("takes", [True, False])
-async def test_callers_are_told_at_once_when_no_answer_will_come_any_more(takes: bool) -> None:
+async def test_callers_are_told_at_once_when_no_answer_will_come_any_more(*, takes: bool) -> None:
     async with Desk(takes=takes) as desk:
         waits = asyncio.create_task(desk.call(60))
         await desk.outlet.asked.wait()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -18,16 +19,19 @@ from aiokafka.protocol.transaction import (
 
 from engine.kafka import transactions
 from engine.kafka.leases import Membership, TopicPartition
-from engine.kafka.transactions import Committed, Producer, Stale, Transactions, Unclear
-from engine.kafka.wire import Produce, TxnOffsetCommit
+from engine.kafka.offsets import Committed
+from engine.kafka.transactions import Producer, Stale, Transactions, Unclear
+from engine.kafka.watermark import Standing
+from engine.kafka.wire import DescribeTransactions, OffsetFetch, Produce, TxnOffsetCommit
 from engine.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 ME = Membership(1, "me")
-OFFSETS = {TopicPartition("in", 0): Committed(1, "")}
+NUMBERS = itertools.count(1)
 UNKNOWN_PARTITION, NOT_LEADER, NOT_COORDINATOR, ILLEGAL_GENERATION, NOT_ATTEMPTED = 3, 6, 16, 22, 55
+FENCED, UNKNOWN_ID = 90, 105
 
 
 class FakeConnection:
@@ -35,10 +39,18 @@ class FakeConnection:
 
     def __init__(self) -> None:
         self.refusals: dict[type, int] = {}
+        # Requests that are carried out, and of which no answer comes.
+        self.answerless: set[type] = set()
+        # How the transactional id stands: nobody has had it yet.
+        self.state, self.timeout, self.epoch = "", 0, -1
+        # What stands beside the group's offset, and what is to stand there when the transaction has ended there.
+        self.metadata, self.pending = "", ""
         self.refused = asyncio.Event()
         self.open: set[str] = set()
         # Whether it is about to stop: it calls transactions ended and tells the partitions nothing.
         self.skips = False
+        # Or only some of them, `offsets` for the group's.
+        self.skipped: set[str] = set()
         self.hanging: set[str] = set()
         # Whether it is slow: what hangs ends one topic at each look.
         self.slow = False
@@ -49,17 +61,28 @@ class FakeConnection:
     async def ask(self, kind: int, key: str, request: Any) -> Any:
         del kind, key
         code = self.refusals.pop(type(request), 0)
-        if isinstance(request, AddOffsetsToTxnRequest) and not code:
-            self.open.add("offsets")
-        if isinstance(request, AddPartitionsToTxnRequest) and not code:
-            self.open |= {topic for topic, _ in request._topics}
-        if isinstance(request, EndTxnRequest) and not code:
-            self.ended.append((self.open, request._transaction_result))
-            self.hanging = self.hanging | self.open if self.skips else self.hanging - self.open
-            self.open = set()
+        answer = self._answer(request, code)
+        if type(request) in self.answerless:
+            self.answerless.discard(type(request))
+            raise TimeoutError
+        return answer
+
+    def _answer(self, request: Any, code: int) -> Any:
+        if isinstance(request, DescribeTransactions):
+            states = (0 if self.state else UNKNOWN_ID, "id", self.state, self.timeout, 0, 7, self.epoch, [], {})
+            return SimpleNamespace(transactions=[states])
+        if isinstance(request, OffsetFetch):
+            return SimpleNamespace(error_code=0, topics=[("in", [(0, 1, -1, self.metadata, 0, {})], {})])
         if isinstance(request, InitProducerIdRequest):
-            self.open = set()
+            return self._make_producer(request)
+        if isinstance(request, (AddOffsetsToTxnRequest, AddPartitionsToTxnRequest)) and not code:
+            self.state = "Ongoing"
+            self.open |= {"offsets"} if isinstance(request, AddOffsetsToTxnRequest) else {t for t, _ in request._topics}
+        if isinstance(request, EndTxnRequest) and not code:
+            code = self._end(request)
         if isinstance(request, TxnOffsetCommit):
+            if not code:
+                self.pending = request._fields[7][0][1][0][3]
             return SimpleNamespace(errors=[("in", [(0, code, {})], {})])
         if isinstance(request, AddPartitionsToTxnRequest) and self.open & self.deleted:
             errors = [
@@ -67,7 +90,25 @@ class FakeConnection:
             ]
             self.open = set()
             return SimpleNamespace(errors=errors)
-        return SimpleNamespace(error_code=code, producer_id=7, producer_epoch=0, errors=[("t", [(0, code)])])
+        return SimpleNamespace(error_code=code, errors=[("t", [(0, code)])])
+
+    def _make_producer(self, request: Any) -> Any:
+        assert self.state != "Ongoing", "what is open is ended in words: whoever asks may take its end for another's"
+        self.state, self.timeout, self.epoch = "Empty", request._transaction_timeout_ms, self.epoch + 1
+        return SimpleNamespace(error_code=0, producer_id=7, producer_epoch=self.epoch)
+
+    def _end(self, request: Any) -> int:
+        if request._producer_epoch != self.epoch:
+            return FENCED
+        committed = request._transaction_result
+        self.ended.append((self.open, committed))
+        self.state = "CompleteCommit" if committed else "CompleteAbort"
+        skipped = self.open if self.skips else self.open & self.skipped
+        self.hanging = (self.hanging - self.open) | skipped
+        if "offsets" in self.open - skipped:
+            self.metadata, self.pending = (self.pending or self.metadata) if committed else self.metadata, ""
+        self.open = set()
+        return 0
 
     async def leader(self, place: tuple[str, int]) -> int:
         del place
@@ -112,8 +153,8 @@ def _patient_for_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
 async def producer(broker: FakeConnection) -> Producer:
     """One that has committed records on topic `first`, of which nobody knows yet whether they can be read."""
     made = Producer(Settings(kafka_broker="none:1"), "id")
-    made._connection = broker  # type: ignore[assignment]
-    await made.reset()
+    take_broker(made, broker)
+    await made.recover()
     await write(made, "first")
     assert broker.ended == [({"offsets", "first"}, True)]
     broker.ended.clear()
@@ -124,17 +165,28 @@ async def producer(broker: FakeConnection) -> Producer:
 async def pool(broker: FakeConnection) -> Transactions:
     made = Transactions(Settings(kafka_broker="none:1"), "me")
     for producer in made._producers:
-        producer._connection = broker  # type: ignore[assignment]
+        take_broker(producer, broker)
+    return made
+
+
+def take_broker(producer: Producer, broker: FakeConnection) -> None:
+    producer._connection = producer._offsets._connection = broker  # type: ignore[assignment]
+
+
+def another(broker: FakeConnection) -> Producer:
+    """One of the same id."""
+    made = Producer(Settings(kafka_broker="none:1"), "id")
+    take_broker(made, broker)
     return made
 
 
 async def write(producer: Producer, topic: str) -> None:
-    await producer.transact("group", ME, OFFSETS, {(topic, 0): [(b"k", b"v", [])]})
+    await producer.transact("group", ME, offsets(), {(topic, 0): [(b"k", b"v", [])]})
 
 
-async def recover(producer: Producer) -> None:
-    await producer.reset()
-    await producer.sweep(commit=False)
+def offsets() -> dict[TopicPartition, Committed]:
+    """Those of the next transaction."""
+    return {TopicPartition("in", 0): Committed(1, Standing("me", (), next(NUMBERS)).encode())}
 
 
 async def test_one_transaction_after_the_other_is_written_as_it_is(producer: Producer, broker: FakeConnection) -> None:
@@ -163,7 +215,7 @@ async def test_a_slow_broker_is_waited_for_while_one_partition_after_the_other_e
     producer: Producer, broker: FakeConnection
 ) -> None:
     topics = [f"slow{number}" for number in range(8)]
-    await producer.transact("group", ME, OFFSETS, {(topic, 0): [(b"k", b"v", [])] for topic in topics})
+    await producer.transact("group", ME, offsets(), {(topic, 0): [(b"k", b"v", [])] for topic in topics})
     broker.hanging, broker.slow = set(topics), True
     broker.ended.clear()
     await producer.settle()
@@ -186,7 +238,7 @@ async def test_what_a_broker_skipped_that_stops_is_committed_when_it_is_back_wha
     assert not producer.settled
     broker.skips = False
     await producer.settle()
-    assert broker.ended == [({"offsets", "second"}, True)] * 2, "an abort here would take away what was committed"
+    assert broker.ended == [({"offsets", "second"}, True)] * 3, "an abort here would take away what was committed"
     assert not broker.hanging
 
 
@@ -199,10 +251,9 @@ async def test_what_is_swept_while_the_broker_skips_is_not_taken_for_swept(
         await write(producer, "second")
     broker.refusals[OffsetRequest] = NOT_LEADER
     with pytest.raises(KafkaError):
-        await recover(producer)
-    await recover(producer)
-    assert broker.ended == [({"offsets", "second"}, False)]
-    assert producer.usable
+        await producer.recover()
+    assert not await producer.recover()
+    assert broker.ended == [({"offsets", "second"}, False)] * 3, "the open one, and what hangs as often as it takes"
 
 
 async def test_what_others_hold_open_keeps_nobody_from_going_on(producer: Producer, broker: FakeConnection) -> None:
@@ -220,13 +271,12 @@ async def test_a_topic_that_was_deleted_meanwhile_is_given_up_after_a_while(
         await producer.settle()
     monkeypatch.setattr(transactions, "GONE_SECONDS", 0.0)
     await producer.settle()
-    assert broker.ended == [({"offsets"}, True)]
+    assert broker.ended[-1] == ({"offsets"}, True)
 
 
 @pytest.mark.parametrize(
     ("request_", "code", "error"),
     [
-        (AddOffsetsToTxnRequest, NOT_COORDINATOR, KafkaError),
         (TxnOffsetCommit, ILLEGAL_GENERATION, Stale),
         (AddPartitionsToTxnRequest, NOT_COORDINATOR, KafkaError),
         (Produce, NOT_COORDINATOR, KafkaError),
@@ -238,37 +288,102 @@ async def test_what_failed_is_aborted(
     broker.refusals[request_] = code
     with pytest.raises(error):
         await write(producer, "second")
-    await recover(producer)
-    assert broker.ended == [({"offsets", "second"}, False)]
+    assert not await producer.recover()
+    assert broker.ended[-1] == ({"offsets", "second"}, False)
+    assert not any(committed for _, committed in broker.ended)
 
 
-async def test_what_ended_unclear_is_ended_as_it_is_said(producer: Producer, broker: FakeConnection) -> None:
+@pytest.mark.parametrize("happened", [True, False])
+async def test_of_a_commit_without_an_answer_the_coordinator_says_whether_it_happened(
+    producer: Producer, broker: FakeConnection, *, happened: bool
+) -> None:
+    if happened:
+        broker.answerless.add(EndTxnRequest)
+    else:
+        broker.refusals[EndTxnRequest] = NOT_COORDINATOR
+    with pytest.raises(Unclear):
+        await write(producer, "second")
+    assert await producer.recover() is happened
+    assert broker.ended == [({"offsets", "second"}, happened)] * 2
+
+
+async def test_what_hangs_at_the_offsets_alone_is_committed_before_anything_else_begins(
+    producer: Producer, broker: FakeConnection
+) -> None:
+    await producer.settle()
+    before = next(NUMBERS)
+    broker.skipped = {"offsets"}
+    await write(producer, "second")
+    broker.skipped = set()
+    await producer.settle()
+    assert broker.ended == [({"offsets", "second"}, True)] * 2
+    assert Standing.parse(broker.metadata).number == before + 1
+
+
+async def test_what_a_worker_committed_is_not_taken_away_by_its_successor(broker: FakeConnection) -> None:
+    broker.skips = True
+    owner = another(broker)
+    await owner.recover()
+    await write(owner, "first")
+    broker.skips = False
+    await another(broker).take_over("group")
+    assert broker.ended[-1] == ({"offsets"}, True)
+    assert await owner.recover(), "who was fenced meanwhile still learns that it is committed"
+
+
+async def test_what_a_worker_left_open_is_aborted_by_its_successor(producer: Producer, broker: FakeConnection) -> None:
     broker.refusals[EndTxnRequest] = NOT_COORDINATOR
     with pytest.raises(Unclear):
         await write(producer, "second")
-    await producer.reset()
-    await producer.sweep(commit=True)
-    assert broker.ended == [({"offsets", "second"}, True)]
+    await another(broker).take_over("group")
+    assert broker.ended == [({"offsets", "second"}, False), ({"offsets"}, False)]
+    assert not await producer.recover()
+
+
+async def test_an_ending_again_that_a_successor_finds_open_is_carried_on(
+    producer: Producer, broker: FakeConnection
+) -> None:
+    broker.hanging = {"first"}
+    broker.refusals[EndTxnRequest] = NOT_COORDINATOR
+    with pytest.raises(KafkaError):
+        await producer.settle()
+    assert broker.state == "Ongoing"
+    await another(broker).take_over("group")
+    assert all(committed for _, committed in broker.ended)
+
+
+async def test_after_an_ending_again_what_is_left_open_is_no_ending_again(
+    producer: Producer, broker: FakeConnection
+) -> None:
+    broker.hanging = {"first"}
+    broker.refusals[Produce] = NOT_LEADER
+    with pytest.raises(KafkaError):
+        await write(producer, "second")
+    await another(broker).take_over("group")
+    assert broker.ended[0] == ({"offsets", "first"}, True)
+    assert ({"offsets", "second"}, False) in broker.ended
 
 
 async def test_a_sweep_that_fails_is_done_again(producer: Producer, broker: FakeConnection) -> None:
-    broker.refusals[AddOffsetsToTxnRequest] = NOT_COORDINATOR
+    broker.refusals[Produce] = NOT_LEADER
     with pytest.raises(KafkaError):
         await write(producer, "second")
-    broker.refusals[EndTxnRequest] = NOT_COORDINATOR
+    broker.refusals[AddPartitionsToTxnRequest] = NOT_COORDINATOR
     with pytest.raises(KafkaError):
-        await recover(producer)
-    await recover(producer)
-    assert broker.ended == [({"offsets", "second"}, False)]
+        await producer.recover()
+    assert not await producer.recover()
+    assert broker.ended[-1] == ({"offsets", "second"}, False)
+    assert not any(committed for _, committed in broker.ended)
 
 
 async def test_what_is_swept_is_not_swept_again(producer: Producer, broker: FakeConnection) -> None:
     broker.refusals[TxnOffsetCommit] = ILLEGAL_GENERATION
     with pytest.raises(Stale):
         await write(producer, "second")
-    await recover(producer)
-    await recover(producer)
-    assert len(broker.ended) == 1
+    assert not await producer.recover()
+    ended = len(broker.ended)
+    assert not await producer.recover()
+    assert len(broker.ended) == ended
 
 
 async def test_a_producer_is_lent_again_when_what_it_committed_is_settled(
@@ -277,7 +392,7 @@ async def test_a_producer_is_lent_again_when_what_it_committed_is_settled(
     monkeypatch.setattr(transactions, "_RETRY_SECONDS", 0.0)
     broker.refusals[OffsetRequest] = NOT_LEADER
     async with pool.lend() as producer:
-        await producer.reset()
+        await producer.recover()
         await write(producer, "first")
     others = [pool.lend() for _ in range(transactions.POOL)]
     lent = [await other.__aenter__() for other in others]
@@ -295,7 +410,7 @@ async def test_a_pool_that_stops_ends_what_may_hang(
     monkeypatch.setattr(transactions, "_RETRY_SECONDS", 100.0)
     broker.refusals[OffsetRequest] = NOT_LEADER
     async with pool.lend() as producer:
-        await producer.reset()
+        await producer.recover()
         await write(producer, "first")
     await broker.refused.wait()
     await pool.stop()
