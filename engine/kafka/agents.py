@@ -66,9 +66,7 @@ class Writers:
 
     def intake(self, group: str, consumer_loop: ConsumerLoop) -> Intake:
         """The polls and positions of a group's member."""
-        if self.transactions is None:
-            return Intake(group, consumer_loop, self.offsets)
-        return Intake(group, consumer_loop, self.offsets, self.transactions.committer, self.transactions.fence)
+        return Intake(group, consumer_loop, self.offsets, self.transactions)
 
     def checkpoints(self, intake: Intake, budget: Share, oversized: Callable[[Request], None]) -> Checkpoints:
         """Its checkpoints."""

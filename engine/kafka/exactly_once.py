@@ -19,7 +19,6 @@ from engine.errors import BrokerUnavailable
 from engine.kafka.checkpoint import MOST_UNITS, RETRY_SECONDS, Checkpoints, Early, Made, Taken, Unit, tell
 from engine.kafka.offsets import Committed
 from engine.kafka.transactions import Stale, Unclear
-from engine.kafka.watermark import Standing
 from engine.kafka.writing import BatchTooLarge, by_place
 
 if TYPE_CHECKING:
@@ -64,7 +63,6 @@ class ExactlyOnce(Checkpoints):
         self._unwritten: list[Unit] = []
         # There is no room yet to say of them that they are finished.
         self._refused: list[Unit] = []
-        self._number = 0
         self._position_due: asyncio.TimerHandle | None = None
         self._answers = asyncio.Event()
 
@@ -160,11 +158,8 @@ class ExactlyOnce(Checkpoints):
         self, producer: Producer, places: dict[TopicPartition, Place], membership: Membership
     ) -> float | None:
         """None when it is committed; otherwise how long to wait before it is tried again."""
-        self._number += 1
         offsets = {
-            partition: Committed(
-                place.offset, Standing(self._transactions.committer, place.spans, self._number).encode()
-            )
+            partition: Committed(place.offset, self._transactions.standing(place.spans).encode())
             for partition, place in places.items()
         }
         units = self._units()

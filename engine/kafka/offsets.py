@@ -80,6 +80,14 @@ class GroupOffsets:
                 self._connection.forget(CoordinationType.GROUP, group)
             raise for_code(code)
 
+    async def ends(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        """Where partitions end for readers of what is committed: an open transaction is nobody's stall.
+
+        Not asked over a consumer's own connection, on which the broker answers nothing while a fetch waits.
+        """
+        found = await self._connection.ends(partitions, stable=True)
+        return {TopicPartition(*place): end for place, end in found.items()}
+
     async def commit(self, group: str, membership: Membership, offsets: Mapping[TopicPartition, Committed]) -> bool:
         """Move offsets outside a transaction; False when they are no longer ours to move. Raises KafkaError."""
         topics = by_topic((at.topic, (at.partition, found.offset, found.metadata)) for at, found in offsets.items())

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import time
 from dataclasses import dataclass
@@ -130,11 +131,11 @@ class _Stage(Enum):
 
 @dataclass
 class _Transaction:
-    """A producer's last one: its group, where its records end, and an offset that it moves, if any."""
+    """A producer's last one: its group, the offsets that it moves, and where its records end."""
 
     group: str
+    offsets: Mapping[TopicPartition, Committed]
     ends: dict[Place, int]
-    moved: tuple[TopicPartition, Committed] | None
     stage: _Stage = _Stage.BEGUN
 
 
@@ -212,7 +213,7 @@ class Producer:
                     )
             if self._id >= 0:
                 return last.committed
-            if code == _INVALID_TIMEOUT or asyncio.get_running_loop().time() > deadline:
+            if code == _INVALID_TIMEOUT or (code != _OK and asyncio.get_running_loop().time() > deadline):
                 raise for_code(code)
             await asyncio.sleep(client.RETRY_BACKOFF_MS / 1000)
 
@@ -301,20 +302,19 @@ class Producer:
         return True
 
     async def _has_moved(self, last: _Transaction) -> bool:
-        """Whether the group's offsets know of a commit too: they are in one partition of the broker's own."""
-        if last.moved is None:
-            return True
-        partition, wanted = last.moved
+        """Whether the group's offsets know of a commit too: they are in a partition of the broker's own."""
         loop = asyncio.get_running_loop()
         since, pause = loop.time(), CONCURRENT_BACKOFF
-        while loop.time() - since <= SETTLE_SECONDS:
+        while last.offsets:
             async with asyncio.timeout(TRANSACTION_SECONDS):
-                found = (await self._offsets.fetch(last.group, [partition], stable=False)).get(partition)
-            if found is None or Standing.parse(found.metadata).follows(Standing.parse(wanted.metadata)):
+                found = await self._offsets.fetch(last.group, last.offsets, stable=False)
+            if all(_follows(found.get(partition), wanted) for partition, wanted in last.offsets.items()):
                 return True
+            if loop.time() - since > SETTLE_SECONDS:
+                return False
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_SETTLE_PAUSE)
-        return False
+        return True
 
     async def transact(
         self,
@@ -331,7 +331,7 @@ class Producer:
         await self.settle()
         if not self.usable:
             await self.recover()
-        self._transaction = last = _Transaction(group, dict.fromkeys(records, -1), next(iter(offsets.items()), None))
+        self._transaction = last = _Transaction(group, offsets, dict.fromkeys(records, -1))
         try:
             async with asyncio.timeout(TRANSACTION_SECONDS):
                 # Offsets first: who dies after this leaves them unstable, so that a successor knows to fence it.
@@ -447,6 +447,11 @@ class Producer:
             self._connection.forget(CoordinationType.TRANSACTION, self.transactional_id)
 
 
+def _follows(found: Committed | None, wanted: Committed) -> bool:
+    """Whether this offset, or a later one, stands there; a group that was deleted has none."""
+    return found is None or Standing.parse(found.metadata).follows(Standing.parse(wanted.metadata))
+
+
 def _lone_code(answer: Any) -> int:
     return int(answer.error_code)
 
@@ -460,7 +465,7 @@ class Transactions:
     def __init__(self, settings: Settings, instance: str) -> None:
         self._settings = settings
         self.committer = instance
-        self._limits = Limits(settings)
+        self._limits, self._numbers = Limits(settings), itertools.count(1)
         self._producers = [Producer(settings, name, self._limits) for name in self._ids(instance)]
         # The last one given back is lent first: its connections are warm.
         self._free: asyncio.LifoQueue[Producer] = asyncio.LifoQueue()
@@ -470,6 +475,10 @@ class Transactions:
 
     def _ids(self, instance: str) -> list[str]:
         return [f"{self._settings.topic_prefix}.{self._settings.namespace}.{instance}.{n}" for n in range(POOL)]
+
+    def standing(self, spans: tuple[int, ...]) -> Standing:
+        """What is to stand beside an offset that one of these moves."""
+        return Standing(self.committer, spans, next(self._numbers))
 
     @contextlib.asynccontextmanager
     async def lend(self) -> AsyncIterator[Producer]:

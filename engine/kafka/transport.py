@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from engine.kafka.leases import Lease, Reader
     from engine.kafka.offsets import GroupOffsets
+    from engine.kafka.transactions import Transactions
     from engine.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -141,7 +142,7 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
             auto_offset_reset="earliest",
             isolation_level="read_committed",
             max_poll_records=MAX_POLL_RECORDS,
-            fetch_max_wait_ms=client.FETCH_WAIT_MS,
+            fetch_max_wait_ms=client.GROUP_FETCH_WAIT_MS,
             fetch_max_bytes=settings.max_message_bytes + client.OVERHEAD_BYTES,
             max_partition_fetch_bytes=4 * 1024 * 1024,
             session_timeout_ms=session_ms,
@@ -179,14 +180,11 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
         first = await consumer.beginning_offsets([aiokafka.TopicPartition(*tp) for tp in partitions])
         return {TopicPartition(*tp): offset for tp, offset in first.items()}
 
-    async def stands(self) -> dict[TopicPartition, Stand]:
-        """Where reading stands in each partition of ours, and where the partition ends."""
+    async def positions(self) -> dict[TopicPartition, int]:
+        """Where reading stands in each partition of ours."""
         consumer = self._ensure_consumer()
         mine = [tp for tp in consumer.assignment() if tp in self.readers]
-        # To readers of what is committed the end is the last stable offset: an open transaction is nobody's stall.
-        ends = await consumer.end_offsets(mine)
-        places = {tp: await consumer.position(tp) for tp in mine}
-        return {TopicPartition(*tp): Stand(at, ends[tp]) for tp, at in places.items()}
+        return {TopicPartition(*tp): await consumer.position(tp) for tp in mine}
 
     async def seek_all(self, readers: Mapping[TopicPartition, Reader]) -> None:
         """Read on under these readers, unless a newer rebalance has overtaken us."""
@@ -356,11 +354,10 @@ class BatchApp(faust.App):
 class Intake:
     """One app's polls and positions, on the main loop.
 
-    fence       ends the open transactions of instances, of which this one (`committer`) is none; with it every offset
-                names who may have a transaction open over it
-    flush       commits what is finished while the partitions are still ours
-    committing  held by whoever commits
-    refusal     why none of its partitions may be read here; whoever has started it is to stop it then
+    transactions  with them every offset names who may have a transaction open over it
+    flush         commits what is finished while the partitions are still ours
+    committing    held by whoever commits
+    refusal       why none of its partitions may be read here; whoever has started it is to stop it then
     """
 
     def __init__(
@@ -368,13 +365,12 @@ class Intake:
         group: str,
         consumer_loop: ConsumerLoop,
         offsets: GroupOffsets,
-        committer: str = "",
-        fence: Callable[[Iterable[str], str], Awaitable[None]] | None = None,
+        transactions: Transactions | None = None,
     ) -> None:
         self.group, self.offsets = group, offsets
         self.leases = Leases()
         self.consumer: Any = None
-        self._committer, self._fence = committer, fence
+        self._transactions = transactions
         self._consumer_loop = consumer_loop
         self._placing = asyncio.Lock()
         self.rebalances = 0
@@ -448,19 +444,19 @@ class Intake:
         if missing:
             first = await self._on_thread(self.consumer.thread.beginnings(missing))
             places.update({tp: Place(offset) for tp, offset in first.items()})
-        if self._fence is not None and not await self._claim(places, membership):
+        if self._transactions is not None and not await self._claim(places, membership):
             return {}
         return places
 
     async def _fence_last(self, partitions: Sequence[TopicPartition]) -> None:
         """Whoever committed there last has a transaction open for so long that it must be dead, or good as dead."""
-        if self._fence is None:
+        if self._transactions is None:
             return
         try:
             last = await self.offsets.fetch(self.group, partitions, stable=False)
-            names = {Standing.parse(at.metadata).committer for at in last.values()} - {"", self._committer}
+            names = {Standing.parse(at.metadata).committer for at in last.values()} - {"", self._transactions.committer}
             log.info("group %s: ending transactions of %s", self.group, ", ".join(names) or "nobody known")
-            await self._fence(names, self.group)
+            await self._transactions.fence(names, self.group)
         except NewerFormat as error:
             self.refusal = str(error)
         except (KafkaError, TimeoutError, OSError) as error:  # another successor may be fencing it as well
@@ -491,9 +487,8 @@ class Intake:
             self.leases.committed(places)
 
     async def _commit(self, places: Mapping[TopicPartition, Place], membership: Membership) -> bool:
-        wanted = {
-            tp: Committed(place.offset, Standing(self._committer, place.spans).encode()) for tp, place in places.items()
-        }
+        made = self._transactions.standing if self._transactions is not None else Standing.of_nobody
+        wanted = {tp: Committed(place.offset, made(place.spans).encode()) for tp, place in places.items()}
         async with asyncio.timeout(client.CONNECT_TIMEOUT):
             return await self.offsets.commit(self.group, membership, wanted)
 
@@ -506,10 +501,11 @@ class Intake:
         """Where reading stands and where the partitions end. Raises KafkaError and TimeoutError."""
         try:
             async with asyncio.timeout(timeout):
-                found: dict[TopicPartition, Stand] = await self._on_thread(self.consumer.thread.stands())
+                places: dict[TopicPartition, int] = await self._on_thread(self.consumer.thread.positions())
+                ends = await self.offsets.ends(places)
         except ConsumerNotStarted:  # it is being stopped
             return {}
-        return found
+        return {partition: Stand(at, ends[partition]) for partition, at in places.items()}
 
     async def _on_thread(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         return await self._consumer_loop.call(coroutine)

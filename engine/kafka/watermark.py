@@ -42,7 +42,7 @@ class Standing(NamedTuple):
 
     committer   the instance whose transactions may have moved it; empty when unknown
     spans       lengths, from the offset on: unfinished, finished, unfinished, finished, …
-    number      of the checkpoint, by which its committer knows it again
+    number      by which its committer knows what came later
     """
 
     committer: str = ""
@@ -53,10 +53,15 @@ class Standing(NamedTuple):
         """The metadata of an offset."""
         return f"{_FORMAT};{self.committer};{self.number:x};{_encode(self.spans)}"
 
-    def follows(self, earlier: Standing) -> bool:
-        """Whether a transaction that was to put `earlier` in this place has ended: it stands there, or what came later.
+    @classmethod
+    def of_nobody(cls, spans: tuple[int, ...]) -> Standing:
+        """What stands beside an offset that no transaction moves."""
+        return cls(spans=spans)
 
-        Another committer has waited for its end.
+    def follows(self, earlier: Standing) -> bool:
+        """Whether `earlier` is not to come to this place any more: it stands there, or what came later.
+
+        Another committer has waited until its transactions had ended.
         """
         return self.committer != earlier.committer or self.number >= earlier.number
 

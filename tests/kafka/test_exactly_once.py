@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -93,6 +94,10 @@ class FakeTransactions:
         self.producer = producer
         self.free, self.asked = asyncio.Event(), asyncio.Event()
         self.free.set()
+        self.numbers = itertools.count(1)
+
+    def standing(self, spans: tuple[int, ...]) -> Standing:
+        return Standing(self.committer, spans, next(self.numbers))
 
     @asynccontextmanager
     async def lend(self) -> AsyncIterator[FakeProducer]:

@@ -320,6 +320,17 @@ async def test_what_hangs_at_the_offsets_alone_is_committed_before_anything_else
     assert Standing.parse(broker.metadata).number == before + 1
 
 
+async def test_offsets_that_a_later_transaction_has_moved_are_not_waited_for(
+    producer: Producer, broker: FakeConnection
+) -> None:
+    await producer.settle()
+    broker.skipped = {"offsets"}
+    await write(producer, "second")
+    broker.metadata = Standing("me", (), next(NUMBERS)).encode()
+    await producer.settle()
+    assert broker.ended == [({"offsets", "second"}, True)]
+
+
 async def test_what_a_worker_committed_is_not_taken_away_by_its_successor(broker: FakeConnection) -> None:
     broker.skips = True
     owner = another(broker)

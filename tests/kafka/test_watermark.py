@@ -96,3 +96,19 @@ def test_a_standing_is_read_as_it_was_written() -> None:
     standing = Standing("0123456789ab", (1, 300, 70_000, 2), 0xFEED)
     assert Standing.parse(standing.encode()) == standing
     assert len(standing.encode()) < MOST_SPANS
+
+
+@pytest.mark.parametrize(
+    ("found", "follows"),
+    [
+        (Standing("me", (), 7), True),
+        (Standing("me", (1, 1), 8), True),
+        (Standing("me", (), 6), False),
+        (Standing("another", (), 1), True),
+        (Standing(), True),
+    ],
+)
+def test_what_stands_beside_an_offset_tells_whether_a_checkpoint_is_still_to_come(
+    found: Standing, *, follows: bool
+) -> None:
+    assert found.follows(Standing("me", (), 7)) is follows
