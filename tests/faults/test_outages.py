@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import subprocess
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from broker import EmbeddedInThread, free_ports
+from confluent_kafka.admin import AdminClient, NewTopic
 from fleet import RESOURCES
 from product import SELDON, infer, inputs, wait_until
+from scene import RATE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from product import Response
     from scene import Scene
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 RECOVERY_SECONDS = 15.0
 SETTLED_SECONDS = 90.0
 CALL_SECONDS = 5.0
+DEATHS = 6
 BRIEF = os.environ.get("FAULTS") == "brief"
 
 
@@ -52,6 +56,36 @@ def test_a_broker_that_is_killed_and_comes_back_has_lost_and_doubled_nothing(
     recovery = outage(scene, scene.kafka.kill, scene.kafka.again, seconds)
     exactly_once()
     assert recovery < RECOVERY_SECONDS
+
+
+@pytest.mark.row(6)
+@pytest.mark.timeout(400)
+def test_a_broker_that_dies_again_and_again_forgets_how_transactions_ended_and_its_workers_do_not(
+    scene: Scene, exactly_once: Callable[[], None]
+) -> None:
+    scene.fleet.grow(2)
+    with ballast(scene.kafka.address), scene.watch() as watch, scene.load() as load:
+        for _ in range(DEATHS):
+            answered = len(watch.seen)
+            wait_until(lambda answered=answered: len(watch.seen) > answered + RATE, "answers again", SETTLED_SECONDS)
+            scene.kafka.kill()
+            time.sleep(1)
+            scene.kafka.again()
+        load.stop()
+        watch.until_all(load, SETTLED_SECONDS)
+    scene.figures.update(kills=DEATHS)
+    exactly_once()
+
+
+@contextmanager
+def ballast(address: str) -> Iterator[None]:
+    """Topics that nobody uses: the more there are, the longer a broker that comes back does not know who leads them."""
+    names, admin = [f"ballast-{number}" for number in range(40)], AdminClient({"bootstrap.servers": address})
+    for done in admin.create_topics([NewTopic(name, 4, 1) for name in names]).values():
+        done.result(60)
+    yield
+    for done in admin.delete_topics(names).values():
+        done.result(60)
 
 
 @pytest.mark.row(7, brief=True)
