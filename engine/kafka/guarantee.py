@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from engine.settings import Settings
 
 # Requests that exactly-once needs, and the versions: KIP-447 came with Apache Kafka 2.5, KIP-664 with 3.0.
-_NEEDED = {22: 0, 24: 0, 25: 0, 26: 0, 28: 3, 9: 7, 65: 0}
+_NEEDED = {22: 0, 24: 0, 25: 0, 26: 0, 28: 3, 9: 7, 61: 0, 65: 0}
 
 # How long a broker may take to show that it keeps an aborted record back.
 _PROBE_SECONDS = 20.0

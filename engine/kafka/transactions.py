@@ -188,11 +188,16 @@ class Producer:
         return committed
 
     async def take_over(self, group: str) -> None:
-        """End what another has open under this id, or left hanging over a group's offsets. Raises as `recover`.
+        """End what another has open under this id, or left hanging, over a group's offsets and in whatever partition.
 
-        How it has ended can still be asked after this, by an owner who was only slow.
+        How it has ended can still be asked after this, by an owner who was only slow. Raises as `recover`.
         """
-        await self._end_again(group, set(), commit=await self._begin_anew(sweeps=True))
+        if (await self._last())[1] is _NONE:
+            return
+        committed = await self._begin_anew(sweeps=True)
+        settings = self._settings
+        places = await self._connection.open_places(f"{settings.topic_prefix}.{settings.namespace}.", self._id)
+        await self._end_again(group, places, commit=committed)
 
     async def _begin_anew(self, *, sweeps: bool) -> bool:
         """Take the id, when whatever was open under it has ended. Whether the last transaction is committed.

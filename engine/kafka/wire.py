@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from aiokafka import TopicPartition as ClientPartition
 from aiokafka.client import AIOKafkaClient, ConnectionGroup
-from aiokafka.errors import GroupCoordinatorNotAvailableError, for_code
+from aiokafka.errors import GroupCoordinatorNotAvailableError, LeaderNotAvailableError, for_code
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.offset import OffsetRequest, OffsetResetStrategy
 from aiokafka.protocol.produce import ProduceRequest_v7
@@ -47,6 +47,9 @@ _LOOKUP_SECONDS = 0.05
 _TEXT = CompactString("utf-8")
 
 _Struct = TypeVar("_Struct", bound=RequestStruct)
+
+# Of a producer in the answer to DescribeProducers.
+_START_OFFSET = 5
 
 # Of a request to produce; the protocol's numbers are big-endian.
 _SHORT_TEXT = String("utf-8")
@@ -182,6 +185,56 @@ class _DescribeTransactionsRequest(RequestStruct):  # type: ignore[misc]  # aiok
     SCHEMA = Schema(("transactional_ids", CompactArray(_TEXT)), ("tags", TaggedFields))
 
 
+class _DescribeProducersResponse(Response):  # type: ignore[misc]  # aiokafka has no types
+    API_KEY, API_VERSION = 61, 0
+    SCHEMA = Schema(
+        ("throttle_time_ms", Int32),
+        (
+            "topics",
+            CompactArray(
+                ("topic", _TEXT),
+                (
+                    "partitions",
+                    CompactArray(
+                        ("partition", Int32),
+                        ("error_code", Int16),
+                        ("error_message", _TEXT),
+                        (
+                            "producers",
+                            CompactArray(
+                                ("producer_id", Int64),
+                                ("producer_epoch", Int32),
+                                ("last_sequence", Int32),
+                                ("last_timestamp", Int64),
+                                ("coordinator_epoch", Int32),
+                                ("start_offset", Int64),
+                                ("tags", TaggedFields),
+                            ),
+                        ),
+                        ("tags", TaggedFields),
+                    ),
+                ),
+                ("tags", TaggedFields),
+            ),
+        ),
+        ("tags", TaggedFields),
+    )
+
+
+class _DescribeProducersRequest(RequestStruct):  # type: ignore[misc]  # aiokafka has no types
+    """Who writes to partitions, and where their transactions begin that are open there (KIP-664)."""
+
+    API_KEY, API_VERSION, FLEXIBLE_VERSION = 61, 0, True
+    RESPONSE_TYPE = _DescribeProducersResponse
+    SCHEMA = Schema(
+        (
+            "topics",
+            CompactArray(("topic", _TEXT), ("partitions", CompactArray(Int32)), ("tags", TaggedFields)),
+        ),
+        ("tags", TaggedFields),
+    )
+
+
 class _AsItStands(Request[_Struct]):  # type: ignore[misc]  # aiokafka has no types
     """A request of one version, made of its fields in their order."""
 
@@ -211,6 +264,12 @@ class DescribeTransactions(_AsItStands[_DescribeTransactionsRequest]):
     """Transactional ids, tags."""
 
     API_KEY = 65
+
+
+class DescribeProducers(_AsItStands[_DescribeProducersRequest]):
+    """Topics with their partitions, tags."""
+
+    API_KEY = 61
 
 
 class _ProduceRequest(ProduceRequest_v7):  # type: ignore[misc]  # aiokafka has no types
@@ -349,6 +408,32 @@ class Connection:
                     self.moved()
                     raise for_code(code)(f"{topic} [{number}]")
                 found[topic, number] = offset
+        return found
+
+    async def open_places(self, prefix: str, producer: int) -> set[Place]:
+        """The partitions in which a producer has a transaction open, of all topics whose names begin so.
+
+        Raises KafkaError, also when nobody leads some of them.
+        """
+        cluster = await (await self._started()).fetch_all_metadata()
+        by_leader: dict[int, list[Place]] = defaultdict(list)
+        for topic in sorted(cluster.topics()):
+            for number in sorted(cluster.partitions_for_topic(topic) or ()) if topic.startswith(prefix) else ():
+                leader = cluster.leader_for_partition(ClientPartition(topic, number))
+                if leader is None or leader < 0:
+                    raise LeaderNotAvailableError(f"{topic} [{number}]")
+                by_leader[leader].append((topic, number))
+        requests = [
+            self.send(leader, DescribeProducers([(topic, numbers, {}) for topic, numbers in by_topic(places)], {}))
+            for leader, places in by_leader.items()
+        ]
+        found: set[Place] = set()
+        for topic, partitions, _ in (entry for answer in await asyncio.gather(*requests) for entry in answer.topics):
+            for number, code, _, producers, _ in partitions:
+                if code:
+                    raise for_code(code)(f"{topic} [{number}]")
+                if any(each[0] == producer and each[_START_OFFSET] >= 0 for each in producers):
+                    found.add((topic, number))
         return found
 
     def moved(self) -> None:

@@ -10,7 +10,7 @@ import asyncio
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from aiokafka.errors import KafkaConnectionError, NotLeaderForPartitionError
+from aiokafka.errors import KafkaConnectionError, LeaderNotAvailableError, NotLeaderForPartitionError
 from aiokafka.protocol.transaction import (
     AddOffsetsToTxnRequest,
     AddPartitionsToTxnRequest,
@@ -197,6 +197,12 @@ class ForgetfulBroker:
             found[place] = first if stable else len(log)
         return found
 
+    def open_places(self) -> set[tuple[str, int]]:
+        """Where something is open that is no offset."""
+        if self._stops:
+            raise LeaderNotAvailableError
+        return {(topic, 0) for topic in self.logs if topic != OFFSETS and self.values(topic, OPEN)}
+
 
 class ForgetfulConnection:
     """One client's way to the broker: it notices a death by the request that is on its way, or by the next, or not."""
@@ -242,6 +248,13 @@ class ForgetfulConnection:
     async def ends(self, places: Iterable[tuple[str, int]], *, stable: bool) -> dict[tuple[str, int], int]:
         await self._passes()
         found = self._broker.ends(list(places), stable=stable)
+        await self._passes()
+        return found
+
+    async def open_places(self, prefix: str, producer: int) -> set[tuple[str, int]]:
+        del prefix, producer
+        await self._passes()
+        found = self._broker.open_places()
         await self._passes()
         return found
 

@@ -33,6 +33,7 @@ class Run:
     def __init__(self, seed: int, deaths: int) -> None:
         self.chance = random.Random(seed)
         self.broker = ForgetfulBroker(self.chance, deaths)
+        self.has_successor = False
 
     def producer(self) -> Producer:
         made = Producer(Settings(kafka_broker="none:1"), "id")
@@ -75,6 +76,7 @@ class Run:
         """Until the group's offsets are stable, as who has its partitions next waits for it."""
         self.broker.calm_down()
         while self.broker.values(OFFSETS, OPEN):
+            self.has_successor = True
             await until_done(lambda: self.producer().take_over("group"))
             self.broker.calm_down()
 
@@ -131,3 +133,4 @@ def test_offsets_tell_a_successor_what_of_a_worker_that_died_is_committed(seed: 
         assert done == [f"{n}" for n in range(len(done))]
         assert len(done) <= number <= len(done) + len(found.broker.values(topic, OPEN))
         assert len(done) == number or f"{number - 1}" not in gone
+        assert not (found.has_successor and found.broker.values(topic, OPEN)), "readers would wait for ever"

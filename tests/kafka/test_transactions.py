@@ -129,6 +129,10 @@ class FakeConnection:
             self.hanging = self.hanging - {min(self.hanging)}
         return {place: 7 if stable and place[0] in self.hanging else 8 for place in places}
 
+    async def open_places(self, prefix: str, producer: int) -> set[tuple[str, int]]:
+        assert (prefix, producer) == ("seldon.default.", 7)
+        return {(topic, 0) for topic in self.hanging - {"offsets"}}
+
     def forget(self, kind: int, key: str) -> None:
         """Nothing was kept."""
 
@@ -338,8 +342,14 @@ async def test_what_a_worker_committed_is_not_taken_away_by_its_successor(broker
     await write(owner, "first")
     broker.skips = False
     await another(broker).take_over("group")
-    assert broker.ended[-1] == ({"offsets"}, True)
+    assert broker.ended[-1] == ({"offsets", "first"}, True)
+    assert not broker.hanging
     assert await owner.recover(), "who was fenced meanwhile still learns that it is committed"
+
+
+async def test_an_id_that_nobody_has_had_is_left_alone(broker: FakeConnection) -> None:
+    await another(broker).take_over("group")
+    assert broker.state == ""
 
 
 async def test_what_a_worker_left_open_is_aborted_by_its_successor(producer: Producer, broker: FakeConnection) -> None:
