@@ -58,7 +58,7 @@ def test_a_bad_line_to_the_broker_tears_no_request_apart(
 
 @pytest.mark.row(10)
 @pytest.mark.timeout(300)
-def test_a_commit_whose_answer_is_lost_is_read_back_and_not_written_again(
+def test_a_commit_whose_answer_is_lost_is_asked_for_and_not_written_again(
     scene: Scene, proxy: Proxy, exactly_once: Callable[[], None]
 ) -> None:
     workers = scene.fleet.grow(2, kafka_broker=proxy.address)
