@@ -46,6 +46,9 @@ _LOOKUP_SECONDS = 0.05
 
 _TEXT = CompactString("utf-8")
 
+# Topics, each with numbers of partitions.
+_PLACES = CompactArray(("topic", _TEXT), ("partitions", CompactArray(Int32)), ("tags", TaggedFields))
+
 _Struct = TypeVar("_Struct", bound=RequestStruct)
 
 # Of a producer in the answer to DescribeProducers.
@@ -143,10 +146,7 @@ class _OffsetFetchRequest(RequestStruct):  # type: ignore[misc]  # aiokafka has 
     RESPONSE_TYPE = _OffsetFetchResponse
     SCHEMA = Schema(
         ("consumer_group", _TEXT),
-        (
-            "topics",
-            CompactArray(("topic", _TEXT), ("partitions", CompactArray(Int32)), ("tags", TaggedFields)),
-        ),
+        ("topics", _PLACES),
         ("require_stable", Boolean),
         ("tags", TaggedFields),
     )
@@ -166,10 +166,7 @@ class _DescribeTransactionsResponse(Response):  # type: ignore[misc]  # aiokafka
                 ("start_time_ms", Int64),
                 ("producer_id", Int64),
                 ("producer_epoch", Int16),
-                (
-                    "topics",
-                    CompactArray(("topic", _TEXT), ("partitions", CompactArray(Int32)), ("tags", TaggedFields)),
-                ),
+                ("topics", _PLACES),
                 ("tags", TaggedFields),
             ),
         ),
@@ -227,10 +224,7 @@ class _DescribeProducersRequest(RequestStruct):  # type: ignore[misc]  # aiokafk
     API_KEY, API_VERSION, FLEXIBLE_VERSION = 61, 0, True
     RESPONSE_TYPE = _DescribeProducersResponse
     SCHEMA = Schema(
-        (
-            "topics",
-            CompactArray(("topic", _TEXT), ("partitions", CompactArray(Int32)), ("tags", TaggedFields)),
-        ),
+        ("topics", _PLACES),
         ("tags", TaggedFields),
     )
 

@@ -275,7 +275,7 @@ async def test_a_topic_that_was_deleted_meanwhile_is_given_up_after_a_while(
         await producer.settle()
     monkeypatch.setattr(transactions, "GONE_SECONDS", 0.0)
     await producer.settle()
-    assert broker.ended[-1] == ({"offsets"}, True)
+    assert broker.ended == [(set(), True), ({"offsets"}, True)], "the one that failed half-way, and what is left of it"
 
 
 @pytest.mark.parametrize(
@@ -295,6 +295,16 @@ async def test_what_failed_is_aborted(
     assert not await producer.recover()
     assert broker.ended[-1] == ({"offsets", "second"}, False)
     assert not any(committed for _, committed in broker.ended)
+
+
+async def test_what_never_began_leaves_nothing_to_abort_and_the_last_one_committed(
+    producer: Producer, broker: FakeConnection
+) -> None:
+    broker.refusals[AddOffsetsToTxnRequest] = NOT_COORDINATOR
+    with pytest.raises(KafkaError):
+        await write(producer, "second")
+    assert await producer.recover(), "the last one that began is the one before"
+    assert all(committed for _, committed in broker.ended), "an abort could take away what that one committed"
 
 
 @pytest.mark.parametrize("happened", [True, False])
