@@ -21,6 +21,8 @@ import time
 from pathlib import Path
 from typing import Self
 
+from locks import made_by_one
+
 from engine.kafka.broker import EmbeddedBroker, die_with_parent
 
 HERE = Path(__file__).resolve().parent
@@ -98,8 +100,12 @@ def kafka_missing() -> str | None:
 
 def ensure_jars() -> None:
     """Have Maven fetch Apache Kafka's jars into tests/kafka/jars, once; raises NotHere with its complaint."""
-    if _jars_complete():
-        return
+    with made_by_one("kafka"):
+        if not _jars_complete():
+            _fetch_jars()
+
+
+def _fetch_jars() -> None:
     shutil.rmtree(JARS, ignore_errors=True)
     done = subprocess.run(
         [

@@ -11,6 +11,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from locks import made_by_one
+
 ROOT = Path(__file__).resolve().parents[1]
 
 INSTALL_SECONDS = 600
@@ -31,6 +33,10 @@ class Environment:
 
     def ensure(self) -> str | None:
         """Make the environment unless it is there; what keeps it from being made, or None."""
+        with made_by_one(self.folder.name):
+            return self._ensure()
+
+    def _ensure(self) -> str | None:
         # Written last, with what was asked for: half an installation is none.
         stamp = self.folder / ".installed"
         if stamp.is_file() and stamp.read_text() == self.requirements.read_text():
