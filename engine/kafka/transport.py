@@ -126,6 +126,13 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
     async def _gather_remaining_tasks(self) -> None:
         """The loop is shared: its other tasks are not ours to cancel."""
 
+    def close(self) -> None:
+        """Faust calls this on the main loop when a rebalance reaches an app that is being stopped.
+
+        It would close the client there and mark the consumer as closed, so that `stop` does nothing: the member would
+        stay in its group without ever joining again, and everybody else would wait for its session to end.
+        """
+
     async def _keepalive2(self) -> None:
         """Mode wakes the parent loop once a second for loops that may sleep; a shared one does not."""
 
