@@ -243,9 +243,34 @@ def in_unknown_codec(value: bytes) -> bytes:
     builder = DefaultRecordBatchBuilder(2, 0, 0, -1, -1, -1, 1000)
     builder.append(0, None, b"k", value, [])
     batch = bytearray(builder.build())
-    batch[22] |= 7  # the low byte of the attributes, which the checksum at 17 covers
+    batch[22] |= 7  # the low byte of the attributes, which the checksum covers
+    return summed(batch)
+
+
+def with_nameless_header(value: bytes, request_id: bytes) -> bytes:
+    """A batch of one record, of whose headers one has a name that is no text."""
+    builder = DefaultRecordBatchBuilder(2, 0, 0, -1, -1, -1, 1000)
+    builder.append(0, None, b"k", value, [("x-request-id", request_id), ("NAME", b"1")])
+    return summed(builder.build().replace(b"NAME", b"x-\xff\xfe"))
+
+
+def summed(batch: bytearray) -> bytes:
+    """With the checksum of what it holds."""
     struct.pack_into(">I", batch, 17, calc_crc32c(bytes(batch[21:])))
     return bytes(batch)
+
+
+async def produce(broker: str, topic: str, partition: int, batch: bytes) -> int:
+    """Send a batch as it is; the broker's error, 0 for none."""
+    client = AIOKafkaClient(bootstrap_servers=broker)
+    await client.bootstrap()
+    try:
+        asked = ProduceRequest(None, -1, 5000, [(topic, [(partition, batch)])])
+        answer = await client.send(client.get_random_node(), asked)
+    finally:
+        await client.close()
+    [(_, [(_, code, *_)])] = answer.topics
+    return int(code)
 
 
 @pytest.mark.usefixtures("product")
@@ -254,15 +279,22 @@ async def test_a_batch_in_a_codec_that_nobody_knows_is_refused_to_who_sends_it_a
 ) -> None:
     good = message(INPUT=[1]).SerializeToString()
     name = topic("pipeline", "echoes", "inputs")
-    client = AIOKafkaClient(bootstrap_servers=broker)
-    await client.bootstrap()
-    try:
-        asked = ProduceRequest(None, -1, 5000, [(name, [(3, in_unknown_codec(good))])])
-        answer = await client.send(client.get_random_node(), asked)
-    finally:
-        await client.close()
-    [(_, [(_, code, *_)])] = answer.topics
-    assert code != 0
+    assert await produce(broker, name, 3, in_unknown_codec(good)) != 0
     with kafka.tap(topic("pipeline", "echoes", "outputs")) as tap:
         kafka.send(name, good, key=b"k", headers=[("x-request-id", request_id.encode())], partition=3)
         assert values(tap.one(request_id).response, "OUTPUT") == [1]
+
+
+@pytest.mark.usefixtures("product")
+async def test_a_header_whose_name_is_no_text_is_no_obstacle_to_its_request_nor_to_those_behind_it(
+    kafka: Kafka, broker: str, topic: TopicOf, request_id: str
+) -> None:
+    good = message(INPUT=[1]).SerializeToString()
+    name = topic("pipeline", "echoes", "inputs")
+    with kafka.tap(topic("pipeline", "echoes", "outputs")) as tap:
+        assert await produce(broker, name, 3, with_nameless_header(good, request_id.encode())) == 0
+        kafka.send(name, good, key=b"k", headers=[("x-request-id", b"%b-2" % request_id.encode())], partition=3)
+        answer = tap.one(request_id)
+        assert values(answer.response, "OUTPUT") == [1]
+        assert answer.header("x-\ufffd\ufffd") == "1"
+        assert values(tap.one(f"{request_id}-2").response, "OUTPUT") == [1]
