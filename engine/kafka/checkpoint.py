@@ -295,4 +295,5 @@ class AtLeastOnce(Checkpoints):
             except (KafkaError, TimeoutError, OSError) as error:
                 log.warning("could not commit offsets, trying again: %s", error or type(error).__name__)
                 self._moved.set()
+            self._progress.set()  # committing is what finds out that a crowd has gone
             await asyncio.sleep(COMMIT_INTERVAL)

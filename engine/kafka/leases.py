@@ -109,8 +109,11 @@ class Leases:
 
     @property
     def crowded(self) -> bool:
-        """Whether nothing more should be taken until something that is unfinished has ended."""
-        return any(lease.watermark.crowded for lease in self.held.values())
+        """Whether nothing more should be taken until something that is unfinished has ended.
+
+        What an earlier owner left may fill a watermark too: where nothing of ours runs, only reading on empties it.
+        """
+        return any(lease.watermark.crowded and not lease.watermark.idle for lease in self.held.values())
 
     def grant(self, places: Mapping[TopicPartition, Place]) -> None:
         """Begin leases where the partitions were committed."""

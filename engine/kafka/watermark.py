@@ -176,7 +176,8 @@ class Watermark:
     def finish(self, offsets: Sequence[int]) -> list[int]:
         """These taken offsets are finished, but for those returned: there is no room yet to say so of them."""
         refused: list[int] = []
-        if self.crowded or len(self._open) > _SURELY_FIT:
+        # What an earlier owner left takes room too.
+        if self.crowded or self.behind or len(self._open) > _SURELY_FIT:
             offsets, refused = self._admit(sorted(offsets))
         for offset in offsets:
             del self._open[offset]

@@ -17,7 +17,7 @@ from engine.kafka.watermark import Watermark
 from engine.kafka.writing import BatchTooLarge
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
 
 class FakeRequest:
@@ -60,10 +60,12 @@ class FakeIntake:
     def __init__(self, lease: Lease) -> None:
         self.lease, self.commits, self.errors = lease, list[int](), list[Exception]()
         self.committed = asyncio.Event()
+        self.told: Callable[[], object] = lambda: None
 
     async def commit(self) -> None:
         if self.errors:
             raise self.errors.pop(0)
+        self.told()
         self.commits.append(self.lease.watermark.offset)
         self.committed.set()
 
@@ -310,3 +312,23 @@ async def test_a_checkpoint_that_is_tried_again_is_a_failure_and_still_one_check
         bench.checkpoints.finished(bench.requests(1))
         await bench.drain()
         assert (bench.checkpoints.sizes.count, bench.checkpoints.failures) == (1, 1)
+
+
+async def test_who_waits_for_room_goes_on_when_a_commit_finds_it() -> None:
+    async with running() as bench:
+        mark = bench.lease.watermark
+        bench.intake.told = mark.spans
+        requests = bench.requests(4000)
+        bench.checkpoints.finished(requests[1::2])
+        await bench.drain()
+        assert mark.crowded
+
+        async def room() -> None:
+            while mark.crowded:
+                await bench.checkpoints.progressed()
+
+        waits = asyncio.create_task(room())
+        await asyncio.sleep(0)
+        # All but one end together, and after that nothing more.
+        bench.checkpoints.finished(requests[2::2])
+        await asyncio.wait_for(waits, 5)

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from engine.kafka.leases import Lease, Leases, Membership, Place, Poll, Reader, Stand, TopicPartition
+from engine.kafka.watermark import Watermark
 
 P0, P1 = TopicPartition("t", 0), TopicPartition("t", 1)
 
@@ -140,6 +141,24 @@ def test_what_is_finished_above_a_slow_request_is_committed_beside_the_offset() 
     leases.held[P0].watermark.take([0, 1, 2], 3)
     leases.held[P0].watermark.finish([1])
     assert leases.commits() == {P0: Place(0, (1, 1))}
+
+
+def test_what_an_earlier_owner_left_keeps_nobody_from_reading_on_who_has_nothing_running() -> None:
+    dead = Watermark(0)
+    dead.take(range(4000), 4000)
+    dead.finish(list(range(1, 4000, 2)))
+    leases = Leases()
+    leases.assign([P0], Membership(1, "me"))
+    leases.grant({P0: Place(dead.offset, dead.spans())})
+    mark = leases.held[P0].watermark
+    mark.take([0], 2)
+    leases.commits()
+    assert mark.crowded
+    assert leases.crowded
+    mark.finish([0])
+    leases.commits()
+    assert mark.crowded
+    assert not leases.crowded
 
 
 def test_a_commit_of_a_lost_partition_is_forgotten() -> None:

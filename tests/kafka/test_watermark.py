@@ -112,3 +112,15 @@ def test_what_stands_beside_an_offset_tells_whether_a_checkpoint_is_still_to_com
     found: Standing, *, follows: bool
 ) -> None:
     assert found.follows(Standing("me", (), 7)) is follows
+
+
+def test_what_an_earlier_owner_left_takes_room_too() -> None:
+    # A stretch of unfinished ones before a metadata that is full: each that ends alone splits the stretch.
+    left, read = 195, 150
+    dead = Watermark(0)
+    dead.take(range(4000), 4000)
+    dead.finish(list(range(left, 4000, 2)))
+    mark = Watermark(dead.offset, dead.spans())
+    mark.take(range(read), read)
+    mark.finish(list(range(1, read, 2)))
+    assert len(Standing("x" * 12, mark.spans(), 1 << 60).encode()) <= 4096
