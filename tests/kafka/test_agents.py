@@ -131,3 +131,27 @@ async def test_a_worker_between_two_rebalances_is_not_stalled(worker: Any, clock
     await watched(worker, clock, 0, 15)
     worker.intake.assigned.clear()
     assert not await watched(worker, clock, 60)
+
+
+async def test_after_a_gap_reading_begins_again_when_the_transaction_that_runs_has_ended() -> None:
+    # It may commit what was taken before the gap, and nothing would fence it.
+    placed = asyncio.Event()
+
+    class FakeGap(FakeIntake):
+        """Marked as such: an intake of which a poll went missing."""
+
+        committing = asyncio.Lock()
+
+        def take(self, _: Any) -> tuple[list[Any], bool]:
+            return [], True
+
+        async def place(self) -> None:
+            placed.set()
+
+    worker: Any = SimpleNamespace(_draining=False, intake=FakeGap())
+    async with worker.intake.committing:
+        taking = asyncio.create_task(Worker.take(worker, {}))
+        await asyncio.sleep(0)
+        assert not placed.is_set()
+    await asyncio.wait_for(taking, 5)
+    assert placed.is_set()
