@@ -226,7 +226,7 @@ class ExactlyOnce(Checkpoints):
             early, self._early = self._early, []
             held = [part for part in early if part.origin.held]
             try:
-                await self._replies.write(held)
+                await self._write_answers(held)
             except (BrokerUnavailable, KafkaError, TimeoutError, OSError) as error:
                 log.warning("could not write %d answers, trying again: %s", len(early), error or type(error).__name__)
                 await asyncio.sleep(RETRY_SECONDS)
@@ -234,6 +234,17 @@ class ExactlyOnce(Checkpoints):
                 self._answers.set()
             else:
                 tell(held)
+
+    async def _write_answers(self, parts: Sequence[Early]) -> None:
+        """Write them; one that its topic does not take is given up, and the request itself goes on."""
+        try:
+            await self._replies.write(parts)
+        except BatchTooLarge:
+            if len(parts) == 1:
+                self._give_up(parts[0])
+                return
+            for part in parts:
+                await self._write_answers([part])
 
 
 def _owner(units: Sequence[Any], place: TopicPlace, number: int) -> Any:

@@ -114,10 +114,14 @@ class FakeOutlet:
 
     def __init__(self) -> None:
         self.values: list[bytes] = []
+        self.refused = b""
         self.wrote = asyncio.Event()
 
     async def write(self, parts: Sequence[Any]) -> None:
-        self.values += [record[2] for part in parts for record in part.records]
+        values = [record[2] for part in parts for record in part.records]
+        if self.refused in values:
+            raise BatchTooLarge(("replies", 3), values.index(self.refused), 1, 2000)
+        self.values += values
         self.wrote.set()
 
 
@@ -352,6 +356,17 @@ async def test_an_answer_ahead_of_its_request_is_no_part_of_the_transaction_and_
         assert (bench.outlet.values, bench.producer.tries) == ([b"0"], 0)
         await bench.finished(request)
         assert bench.producer.written == [[b"0"]]
+
+
+async def test_an_answer_that_its_topic_does_not_take_is_given_up_alone() -> None:
+    async with running() as bench:
+        requests = bench.requests(3)
+        bench.outlet.refused = b"1"
+        bench.checkpoints.answered(requests)
+        await asyncio.wait_for(bench.outlet.wrote.wait(), 5)
+        await bench.finished(*requests)
+        assert (bench.outlet.values, bench.checkpoints.crashed) == ([b"0", b"2"], False)
+        assert bench.producer.written == [[b"0", b"1", b"2"]]
 
 
 async def test_records_that_were_passed_over_need_no_transaction() -> None:
