@@ -497,12 +497,15 @@ class Transactions:
             task.add_done_callback(self._settling.discard)
 
     async def _give_back(self, producer: Producer) -> None:
-        """Lend it again when what it committed has ended; a broker that is away is waited for."""
+        """Lend it again when what it committed or left open has ended; a broker that is away is waited for.
+
+        Who borrowed it may have been cancelled: nobody would fence what its own process left open.
+        """
         told = False
         try:
-            while not producer.settled:
+            while not producer.settled or (producer.unfinished and not producer.usable):
                 try:
-                    await producer.settle()
+                    await (producer.recover() if producer.settled else producer.settle())
                 except (KafkaError, TimeoutError, OSError) as error:
                     if not told:
                         log.warning(

@@ -41,6 +41,8 @@ class FakeConnection:
         self.refusals: dict[type, int] = {}
         # Requests that are carried out, and of which no answer comes.
         self.answerless: set[type] = set()
+        # Whether records are taken in for ever, and whether some are.
+        self.hangs, self.hung = False, asyncio.Event()
         # How the transactional id stands: nobody has had it yet.
         self.state, self.timeout, self.epoch = "", 0, -1
         # What stands beside the group's offset, and what is to stand there when the transaction has ended there.
@@ -116,6 +118,9 @@ class FakeConnection:
 
     async def send(self, leader: int, request: Any) -> Any:
         del leader
+        if self.hangs:
+            self.hung.set()
+            await asyncio.Event().wait()
         code = self.refusals.pop(type(request), 0)
         *_, topics = request._fields
         return SimpleNamespace(topics=[(topic, [(0, code, 7)]) for topic, _ in topics])
@@ -446,3 +451,22 @@ async def test_a_pool_that_stops_ends_what_may_hang(
     await broker.refused.wait()
     await pool.stop()
     assert broker.ended == [({"offsets", "first"}, True)] * 2
+
+
+async def test_what_a_borrower_left_open_who_was_stopped_is_ended_before_anybody_asks(
+    pool: Transactions, broker: FakeConnection
+) -> None:
+    async def borrow() -> None:
+        async with pool.lend() as producer:
+            await producer.recover()
+            await write(producer, "first")
+
+    broker.hangs = True
+    borrower = asyncio.create_task(borrow())
+    await asyncio.wait_for(broker.hung.wait(), 5)
+    broker.hangs = False
+    borrower.cancel()
+    await asyncio.gather(borrower, return_exceptions=True)
+    await asyncio.wait_for(asyncio.gather(*pool._settling), 5)
+    assert not any(producer.unfinished for producer in pool._producers)
+    assert broker.open == set()
