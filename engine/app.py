@@ -230,9 +230,12 @@ class Process:
     async def ended(self) -> None:
         """Return or raise when the process cannot go on.
 
-        Its embedded broker has died, another cluster answers in the broker's place, or the supervisor has failed.
+        Its embedded broker has died, another cluster answers in the broker's place, or what reads the registry or
+        replies, or the supervisor, has failed.
         """
-        ends = [self._broker_ended(), self._broker_replaced()]
+        ends = [self._broker_ended(), self._broker_replaced(), self.registry.ended()]
+        if self._desk is not None:
+            ends.append(self._desk.ended())
         if self.supervisor is not None:
             ends.append(self.supervisor.ended())
         await first_end(*ends)

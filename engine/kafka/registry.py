@@ -104,6 +104,12 @@ class Registry:
             f"nothing has been loaded in namespace {quoted(self._topics.namespace)}{others}; choose by --namespace"
         )
 
+    async def ended(self) -> None:
+        """Raise when it is not followed any more: what is loaded from then on would come to nobody here."""
+        assert self._following is not None, "it is to be started with `follow` before"
+        await asyncio.wait({self._following})
+        await self._following
+
     async def stop(self) -> None:
         """Close the connections."""
         if self._following is not None:

@@ -89,6 +89,12 @@ class ReplyDesk:
         for deadline in self._publishing:
             deadline.reschedule(asyncio.get_running_loop().time())
 
+    async def ended(self) -> None:
+        """Raise when replies are not read any more: callers would wait in vain for those that come by the broker."""
+        assert self._task is not None, "it is to be started before"
+        await asyncio.wait({self._task})
+        await self._task
+
     async def stop(self) -> None:
         """End; callers who still wait get an error."""
         self.give_up("the gateway is shutting down")

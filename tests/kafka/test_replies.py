@@ -70,3 +70,25 @@ async def test_callers_are_told_at_once_when_no_answer_will_come_any_more(*, tak
         for call in (waits, desk.call(60)):
             with pytest.raises(Unreachable, match="the broker has gone"):
                 await call
+
+
+class FakeReader:
+    """Marked as such: a reader whose client falls over."""
+
+    _fetcher = SimpleNamespace()
+
+    async def getmany(self, timeout_ms: int) -> Any:
+        del timeout_ms
+        raise ValueError("not even an error of Kafka's")
+
+    async def stop(self) -> None:
+        """Nothing is open."""
+
+
+async def test_who_cannot_read_replies_any_more_says_so() -> None:
+    async with Desk(takes=True) as desk:
+        await desk.desk._reader.stop()
+        desk.desk._reader = FakeReader()
+        desk.desk._task = asyncio.create_task(desk.desk._read())
+        with pytest.raises(ValueError, match="not even an error of Kafka's"):
+            await asyncio.wait_for(desk.desk.ended(), 5)
