@@ -23,7 +23,7 @@ from aiokafka.errors import (
 from aiokafka.protocol.metadata import MetadataRequest
 
 from engine.errors import BrokerReplaced, BrokerUnavailable, TopicRefused, UnequalPartitions
-from engine.kafka import differences, probing
+from engine.kafka import differences, probing, reconnecting, unpacking
 from engine.kafka.security import security
 from engine.resources import TopicOptions
 
@@ -37,6 +37,9 @@ log = logging.getLogger(__name__)
 # Its clients ask about topics in a way that has a broker make those it lacks, with a number of partitions of its own:
 # what somebody deletes would come back by itself, and not as it was. There is no option for it.
 aiokafka.client.MetadataRequest = functools.partial(MetadataRequest, allow_auto_topic_creation=False)
+
+reconnecting.install()
+unpacking.install()
 
 # Answers to fetches are megabytes. While they come in, a stream leaves off reading each time that it holds twice its
 # limit, and begins again when it was emptied: with aiokafka's 64 kB, two calls of the system for each that reads.

@@ -109,9 +109,10 @@ class _LenientRecords(PartitionRecords):  # type: ignore[misc]  # aiokafka has n
             yield self._consumer_record(self._tp, record)
 
 
-# There is no option for either.
-aiokafka.consumer.fetcher.MemoryRecords = _KeptRecords
-aiokafka.consumer.fetcher.PartitionRecords = _LenientRecords
+def install() -> None:
+    """Have all consumers of the process read whatever names headers have; there is no option for it."""
+    aiokafka.consumer.fetcher.MemoryRecords = _KeptRecords
+    aiokafka.consumer.fetcher.PartitionRecords = _LenientRecords
 
 
 def _is_aborted(records: Any, batch: Any) -> bool:
