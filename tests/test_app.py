@@ -48,6 +48,27 @@ def test_what_is_told_of_a_line_is_told_once(tmp_path: Path) -> None:
     assert len(lines) == len(set(lines))
 
 
+@pytest.mark.parametrize(
+    ("spec", "lines"),
+    [
+        ("{steps: [{name: iris}]}", [4]),
+        ("{steps: [{name: iris}, {name: q, inputs: [iris]}]}", [4]),
+        ("{steps: [{name: iris, inputs: [iris.outputs]}], output: {steps: [iris.outputs]}}", [4]),
+        ("{allowCycles: true, steps: [{name: iris, inputs: [iris]}]}", [4]),
+        ("\n  steps:\n  - name: iris\n  - name: q\n    inputs: [nope]", [6, 8]),
+    ],
+)
+def test_a_pipeline_with_a_step_of_its_own_name_is_told_so_and_what_else_is_wrong(
+    tmp_path: Path, spec: str, lines: list[int]
+) -> None:
+    path = tmp_path / "iris.yaml"
+    path.write_text(f"apiVersion: mlops.seldon.io/v1alpha1\nkind: Pipeline\nmetadata: {{name: iris}}\nspec: {spec}\n")
+    with pytest.raises(InvalidResources) as caught:
+        read([path], alone=True)
+    assert [problem.place.line for problem in caught.value.problems] == lines
+    assert caught.value.problems[0].message == 'pipeline "iris" must not have a step of its own name'
+
+
 PLAIN = """\
 apiVersion: mlops.seldon.io/v1alpha1
 kind: Pipeline

@@ -43,7 +43,10 @@ class Reference:
 
 
 def compile_pipeline(pipeline: Pipeline) -> tuple[Plan | None, list[Problem]]:
-    """The plan of a pipeline, or the problems that stand against it."""
+    """The plan of a pipeline, or the problems that stand against it.
+
+    A pipeline that has problems already has no plan either; what else is wrong with it is told.
+    """
     return _Compiler(pipeline).run()
 
 
@@ -69,6 +72,9 @@ class _Compiler:
             self.data[step.name] = self._sources(index, step)
             self.triggers[step.name] = self._triggers(index, step)
         self.output = self._output_sources()
+        if self.pipeline.name in self.steps:
+            # Refused where it was read; what was said above is all that holds, since one name means two nodes.
+            return None
         found = self._arrange()
         if len(self.problems):
             return None
@@ -128,7 +134,7 @@ class _Compiler:
                 continue
             if reference.name not in self.steps and not (own and reference.name == self.pipeline.name):
                 self._unknown_step(reference, text, reader, own=own)
-            elif reference.name == self.pipeline.name and reference.side is Side.OUTPUTS:
+            elif reference.name not in self.steps and reference.side is Side.OUTPUTS:
                 self._problem(reference.path, f'{reader} reads "{text}", the pipeline\'s own outputs')
             else:
                 yield reference
