@@ -69,6 +69,16 @@ def test_a_pipeline_with_a_step_of_its_own_name_is_told_so_and_what_else_is_wron
     assert caught.value.problems[0].message == 'pipeline "iris" must not have a step of its own name'
 
 
+@pytest.mark.parametrize("repeated", ["{name: double}", "{}"])
+def test_what_is_wrong_behind_a_repeated_step_is_told_at_its_own_place(tmp_path: Path, repeated: str) -> None:
+    path = tmp_path / "twice.yaml"
+    path.write_text(FAULTY.replace("      inptus: [x]", f"    - {repeated}\n    - {repeated}"))
+    with pytest.raises(InvalidResources) as caught:
+        read([path])
+    assert caught.value.problems[-1].place.line == 10
+    assert caught.value.problems[-1].hint == 'did you mean "double"?'
+
+
 PLAIN = """\
 apiVersion: mlops.seldon.io/v1alpha1
 kind: Pipeline

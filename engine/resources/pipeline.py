@@ -128,19 +128,22 @@ def read_pipeline(name: str, metadata: Metadata, spec: Section, document: Docume
 
 
 def _steps(pipeline: str, spec: Section) -> tuple[Step, ...]:
-    found: dict[str, Step] = {}
+    found: list[Step] = []
+    names: set[str] = set()
     for section in spec.sections("steps"):
         step = _step(section)
-        if step.name and step.name in found:
+        if step.name and step.name in names:
             hint = "a step runs the model of its name; load the model under a second name to run it twice"
             section.refuse(f"{spec.title} has repeated step {quoted(step.name)}", hint, at="name")
         if step.name and step.name == pipeline:
             hint = "the pipeline's name in a reference means what came in; rename one of them"
             section.refuse(f"{spec.title} must not have a step of its own name", hint, at="name")
-        found[step.name] = step
+        # A repeated one too: whoever checks further finds the place of a step by its index.
+        found.append(step)
+        names.add(step.name)
     if spec.data.get("steps") in (None, []):
         spec.refuse(f"{spec.title} has no steps", "write steps: [{name: <model>}]", at="steps")
-    return tuple(found.values())
+    return tuple(found)
 
 
 def _step(section: Section) -> Step:
