@@ -91,7 +91,8 @@ class Settings:
     max_in_flight: int = 4096
     budget_bytes: int = 256 * 1024 * 1024
     session_timeout: float = 6.0
-    batch_max_wait: float = 30.0
+    # Well under request_timeout: who waits as long as its callers do answers nobody.
+    batch_max_wait: float = 5.0
     join_max_entries: int = 100_000
     transaction_timeout: float = 60.0
     processing_guarantee: str = ""

@@ -32,6 +32,10 @@ def test_the_environment_wins_over_files() -> None:
     assert (found.partitions, found.namespace) == (3, "ns")
 
 
+def test_a_batch_without_a_window_runs_well_before_its_callers_give_up() -> None:
+    assert Settings().batch_max_wait <= Settings().request_timeout / 2
+
+
 def test_secrets_are_not_shown() -> None:
     assert "hush" not in repr(Settings(kafka_password="hush", kafka_key_password="hush"))
 
