@@ -121,11 +121,11 @@ class Grpc:
 
     async def _model_ready(self, request: Any, call: _Call) -> Any:
         target = routing.target(call.seldon_model, None, request.name)
-        return messages.ModelReadyResponse(ready=await self._soon(self._inference.ready(target)))
+        return messages.ModelReadyResponse(ready=await self._soon(self._inference.ready(target, request.version)))
 
     async def _model_metadata(self, request: Any, call: _Call) -> Any:
         target = routing.target(call.seldon_model, None, request.name)
-        return await self._soon(self._inference.metadata(target))
+        return await self._soon(self._inference.metadata(target, request.version))
 
     async def _soon(self, answer: Awaitable[Any]) -> Any:
         try:

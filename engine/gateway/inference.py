@@ -20,6 +20,7 @@ from engine.protocol import columns as col
 from engine.protocol import routes
 from engine.protocol.messages import ModelMetadataResponse
 from engine.protocol.record import PIPELINE, REQUEST_ID, Owner, Side
+from engine.resources import quoted
 from engine.telemetry.logs import CONCERN, Concern
 
 if TYPE_CHECKING:
@@ -65,13 +66,13 @@ class Inference(Protocol):
         """Raise Overloaded when a call for the target would be refused now: asked before its body is read."""
 
     async def infer(self, target: Target, request: Any, headers: Headers, *, request_id: str, timeout: float) -> Answer:
-        """Answer a `ModelInferRequest` within `timeout` seconds."""
+        """Answer a `ModelInferRequest` within `timeout` seconds; UnknownResource for another version than runs."""
 
-    async def ready(self, target: Target) -> bool:
-        """Whether the target would answer now; UnknownResource when there is no such target."""
+    async def ready(self, target: Target, version: str = "") -> bool:
+        """Whether the target would answer now; UnknownResource when there is no such target or version."""
 
-    async def metadata(self, target: Target) -> Any:
-        """What is known of the target's tensors, as a `ModelMetadataResponse`."""
+    async def metadata(self, target: Target, version: str = "") -> Any:
+        """What is known of the target's tensors, as a `ModelMetadataResponse`; UnknownResource as `ready`."""
 
     async def server_ready(self) -> bool:
         """Whether this gateway can take requests."""
@@ -156,6 +157,7 @@ class DataPlane:
     async def infer(self, target: Target, request: Any, headers: Headers, *, request_id: str, timeout: float) -> Answer:
         """Answer a request, directly or through Kafka; the answer, or the error, names the route that it took."""
         self._check_refusal()
+        self._check_version(target, request.model_version)
         way = self._way(target, headers)
         if way.experiment:
             self._drawn(way.experiment, way.target.name)
@@ -199,27 +201,29 @@ class DataPlane:
             topic = self._topics.of(mirror.owner, mirror.name, Side.INPUTS)
             self._copy(topic, f"{mirror.name}.{request_id}".encode(), value, (*headers, own))
 
-    async def ready(self, target: Target) -> bool:
+    async def ready(self, target: Target, version: str = "") -> bool:
         """Whether some instance says that the target is ready."""
         self._known(target)
+        self._check_version(target, version)
         return self._catalogue.ready(target)
 
-    async def metadata(self, target: Target) -> Any:
+    async def metadata(self, target: Target, version: str = "") -> Any:
         """A model's own metadata where this process has it; otherwise what is told of the target, at least its name.
 
-        An experiment's is that of one of its candidates.
+        An experiment's is that of one of its candidates. The version is the one that calls may name, whatever a remote
+        server has.
         """
+        self._check_version(target, version)
         if target.owner is Owner.EXPERIMENT:
             target = self._way(target, ()).target
-        version = self._known(target)
+        loaded = self._known(target)
         runtime = self._runtime(target.name) if target.owner is not Owner.PIPELINE else None
         metadata = ModelMetadataResponse(name=target.name, platform=str(target.owner))
         if runtime is not None:
-            metadata = await runtime.metadata()
+            metadata.CopyFrom(await runtime.metadata())
         elif (told := self._catalogue.metadata(target)) is not None:
             metadata.CopyFrom(told)
-        if not metadata.versions:
-            metadata.versions.append(str(version))
+        metadata.versions[:] = [str(loaded)]
         return metadata
 
     async def server_ready(self) -> bool:
@@ -231,6 +235,13 @@ class DataPlane:
         if version is None:
             raise UnknownResource(f'no {target.owner} "{target.name}" is loaded')
         return version
+
+    def _check_version(self, target: Target, version: str) -> None:
+        """Who names a version is not answered by another in silence; who names none takes the one that there is."""
+        if version and version != str(loaded := self._known(target)):
+            raise UnknownResource(
+                f'{target.owner} "{target.name}" has no version {quoted(version)}; it has version {loaded}'
+            )
 
     async def _call(self, target: Target, runtime: Runtime, request: Any, headers: Headers, timeout: float) -> Answer:
         self._check_places(self._direct)

@@ -148,7 +148,7 @@ class Rest:
         headers = routing.travelling(pairs)
         timeout = routing.timeout(pairs, None, self._timeout)
         message, binary = rest_json.decode_call(await self._body(request, timeout), _json_length(request))
-        message.model_name, message.model_version = target.name, request.match_info.get("version", "")
+        message.model_name, message.model_version = target.name, _version(request)
         answer = await self._inference.infer(target, message, headers, request_id=_request_id.get(), timeout=timeout)
         response = self._answered(answer.message, binary)
         for name, value in routing.returning(answer.headers):
@@ -190,13 +190,13 @@ class Rest:
     def _too_large(self) -> TooLarge:
         return TooLarge(f"the request is over the limit of {self._limit} bytes")
 
-    async def _ready(self, request: web.Request, target: Target) -> web.Response:  # noqa: ARG002 - as its siblings
-        if await self._soon(self._inference.ready(target)):
+    async def _ready(self, request: web.Request, target: Target) -> web.Response:
+        if await self._soon(self._inference.ready(target, _version(request))):
             return _document({"name": target.name, "ready": True})
         return _error(503, f'{target.owner} "{target.name}" is not ready')
 
-    async def _metadata(self, request: web.Request, target: Target) -> web.Response:  # noqa: ARG002 - as its siblings
-        return _json(encode_metadata(await self._soon(self._inference.metadata(target))))
+    async def _metadata(self, request: web.Request, target: Target) -> web.Response:
+        return _json(encode_metadata(await self._soon(self._inference.metadata(target, _version(request)))))
 
     async def _server_metadata(self, _: web.Request) -> web.Response:
         return _document({"name": "millrace", "version": engine.__version__, "extensions": ["binary_tensor_data"]})
@@ -271,6 +271,10 @@ class _Http1(web.RequestHandler):
         response.headers[REQUEST_ID] = _request_id.get() or self._rest.new_request_id()
         response.force_close()
         return response
+
+
+def _version(request: web.Request) -> str:
+    return request.match_info.get("version", "")
 
 
 def _about() -> dict[str, object]:

@@ -81,10 +81,10 @@ class Fake:
         message.raw_output_contents.extend(request.raw_input_contents)
         return Answer(message, (*headers, *self.headers))
 
-    async def ready(self, target: Target) -> bool:
+    async def ready(self, target: Target, version: str = "") -> bool:  # noqa: ARG002  a stand-in has but one
         return target.name == "echo"
 
-    async def metadata(self, target: Target) -> Any:
+    async def metadata(self, target: Target, version: str = "") -> Any:  # noqa: ARG002  a stand-in has but one
         if target.name != "echo":
             raise UnknownResource(f'no {target.owner} "{target.name}" is loaded')
         message = messages.ModelMetadataResponse(name=target.name, versions=["1"], platform="fake")

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.timeout(3600)
 EXAMPLES, CALLS_TAKE_LONGER = 50, 10
 
-MODELS = ["same", "same-again", "mirror"]
+THERE = {"model_name": ["same", "same-again", "mirror"], "model_version": ["1"]}
 
 # What MLServer and LLM servers have beside the protocol.
 NO_PATHS_OF_OURS = ("generate", "generate_stream", "infer_stream")
@@ -46,9 +46,9 @@ def mended() -> dict[str, Any]:
     document["components"]["schemas"]["TensorData"] = {"type": "array"}
     for path, item in document["paths"].items():
         for parameter in item.get("parameters", ()):
-            if parameter["name"] == "model_name":
-                # Names that nobody loaded are tried as well; few of them would be there by chance.
-                parameter["schema"] = {"anyOf": [{"enum": MODELS}, {"type": "string"}]}
+            # Names that nobody loaded are tried as well, and versions; few of them would be there by chance.
+            if parameter["name"] in THERE:
+                parameter["schema"] = {"anyOf": [{"enum": THERE[parameter["name"]]}, {"type": "string"}]}
         if "{model_name}" in path:
             _tell_of_refusals(item)
     return document

@@ -56,12 +56,12 @@ class EchoInference:
             )
         return Answer(message, headers)
 
-    async def ready(self, target: Target) -> bool:
+    async def ready(self, target: Target, version: str = "") -> bool:  # noqa: ARG002  a stand-in has but one
         if target.name != "echo":
             raise UnknownResource(f'no {target.owner} "{target.name}"')
         return True
 
-    async def metadata(self, target: Target) -> Any:
+    async def metadata(self, target: Target, version: str = "") -> Any:  # noqa: ARG002  a stand-in has but one
         await self.ready(target)
         message = messages.ModelMetadataResponse(name=target.name, versions=["1"], platform="echo")
         message.inputs.add(name="x", datatype="INT32", shape=[-1, 2])

@@ -47,6 +47,7 @@ class FakeInference:
         self.left: asyncio.Queue[str] = asyncio.Queue()
         self.is_ready, self.is_full = True, False
         self.version = ""
+        self.asked: list[str] = []
 
     def new_request_id(self) -> str:
         return f"made-{next(self.ids)}"
@@ -88,12 +89,14 @@ class FakeInference:
         if target.name not in ("echo", "slow"):
             raise UnknownResource(f'no {target.owner} "{target.name}"')
 
-    async def ready(self, target: Target) -> bool:
+    async def ready(self, target: Target, version: str = "") -> bool:
         self._refuse(target)
+        self.asked.append(version)
         return self.is_ready
 
-    async def metadata(self, target: Target) -> Any:
+    async def metadata(self, target: Target, version: str = "") -> Any:
         self._refuse(target)
+        self.asked.append(version)
         message = messages.ModelMetadataResponse(name=target.name, versions=["1"], platform="fake")
         message.inputs.add(name="x", datatype="INT32", shape=[-1, 2])
         return message

@@ -184,6 +184,14 @@ async def test_server_and_model_state(served: Any) -> None:
 
 
 @pytest.mark.parametrize("method", ["ModelReady", "ModelMetadata"])
+async def test_a_question_asks_for_the_version_that_it_names(served: Any, method: str) -> None:
+    ask = served.unary(method, getattr(messages, f"{method}Response"))
+    for version in ("", "7"):
+        await ask(getattr(messages, f"{method}Request")(name="echo", version=version))
+    assert served.inference.asked == ["", "7"]
+
+
+@pytest.mark.parametrize("method", ["ModelReady", "ModelMetadata"])
 async def test_an_unknown_model_is_not_found(served: Any, method: str) -> None:
     request = getattr(messages, f"{method}Request")(name="none")
     call = served.unary(method, getattr(messages, f"{method}Response"))(request)

@@ -153,6 +153,36 @@ async def test_metadata_of_a_model_elsewhere_is_what_is_told_of_it_at_least_its_
     assert not catalogue.told.versions, "what is told is left as it was"
 
 
+async def test_the_version_that_metadata_tells_is_the_one_that_may_be_called_whatever_a_model_says() -> None:
+    message = request(900, size=100)
+    async with serving() as (plane, catalogue, _):
+        catalogue.told = ModelMetadataResponse(name="away", versions=["8"])
+        [version] = (await plane.metadata(GROW, "")).versions
+        assert (await plane.metadata(AWAY)).versions == [version] == ["3"]
+        message.model_version = version
+        assert (await ask(plane, GROW, message)).message.raw_output_contents[0] == bytes(900)
+        assert await plane.ready(GROW, version)
+        assert (await plane.metadata(GROW, version)).name == "grow"
+
+
+@pytest.mark.parametrize("target", [GROW, AWAY])
+async def test_a_version_that_there_is_not_is_unknown(target: Target) -> None:
+    message = request(1)
+    message.model_version = "99"
+    async with serving() as (plane, _, _):
+        for call in (ask(plane, target, message), plane.ready(target, "99"), plane.metadata(target, "99")):
+            with pytest.raises(UnknownResource, match=f'^model "{target.name}" has no version "99"; it has version 3$'):
+                await call
+
+
+async def test_a_version_of_what_is_not_loaded_is_told_as_such() -> None:
+    message = request(1)
+    message.model_version = "99"
+    async with serving() as (plane, _, _):
+        with pytest.raises(UnknownResource, match=r'^no model "nobody" is loaded$'):
+            await ask(plane, Target(Owner.MODEL, "nobody"), message)
+
+
 async def test_a_call_of_an_experiment_is_told_with_who_gets_it_and_a_question_is_not() -> None:
     drawn: list[tuple[str, str]] = []
     split = Target(Owner.EXPERIMENT, "ab")

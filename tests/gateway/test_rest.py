@@ -365,6 +365,14 @@ async def test_metadata_names_the_tensors(served: Any, path: str) -> None:
     assert document["inputs"] == [{"name": "x", "datatype": "INT32", "shape": [-1, 2]}]
 
 
+@pytest.mark.parametrize("end", ["", "/ready"])
+async def test_a_question_asks_for_the_version_that_its_path_names(served: Any, end: str) -> None:
+    for path in ("/v2/models/echo", "/v2/models/echo/versions/7", "/v2/pipelines/echo/versions/8"):
+        async with served.session.get(served.url + path + end) as response:
+            assert response.status == 200
+    assert served.inference.asked == ["", "7", "8"]
+
+
 @pytest.mark.parametrize("path", ["/v2/health/ready", "/v2/models/echo/ready", "/v2/pipelines/echo/ready"])
 async def test_not_ready_is_503(served: Any, path: str) -> None:
     served.inference.is_ready = False

@@ -52,12 +52,12 @@ class FakeInference:
             response.outputs.add().MergeFromString(tensor.SerializeToString())
         return Answer(response, ())
 
-    async def ready(self, target: Target) -> bool:
+    async def ready(self, target: Target, version: str = "") -> bool:  # noqa: ARG002  a stand-in has but one
         if target.name == "none":
             raise UnknownResource("no such thing is loaded")
         return True
 
-    async def metadata(self, target: Target) -> Any:
+    async def metadata(self, target: Target, version: str = "") -> Any:  # noqa: ARG002  a stand-in has but one
         await self.ready(target)
         return self.metadatas.get(target.name, ModelMetadataResponse(name=target.name))
 
