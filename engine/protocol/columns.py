@@ -218,8 +218,8 @@ class Refused(NamedTuple):
 def decode(values: Sequence[bytes], kind: Kind) -> tuple[list[tuple[list[int], Columns]], list[Refused]]:
     """Serialised messages as columns: groups of rows that agree, and the rows that are refused.
 
-    A row is refused when it is no message of the kind, a datatype is unknown, contents do not fill their shape, or
-    two inputs of a request have one name.
+    A row is refused when it is no message of the kind, a datatype is unknown, contents do not fill their shape or
+    stand in two places, or two inputs of a request have one name.
     """
     groups: dict[_Signature, tuple[list[int], list[_Payload]]] = {}
     refused: list[Refused] = []
@@ -268,9 +268,19 @@ def _read(message: Any, kind: Kind) -> tuple[_Signature, _Payload]:
     raws = getattr(message, kind.raw)[:]
     if not items:
         raise InvalidInput(f"the message has no {kind.tensors}")
-    check_raw_count(len(items), len(raws), kind)
-    described = [(item.name, item.datatype, encode_parameters(item.parameters), *item.shape[:]) for item in items]
-    signature = tuple(described), bool(raws), encode_parameters(message.parameters)
+    if raws:
+        if len(raws) != len(items):
+            check_raw_count(len(items), len(raws), kind)
+        for item in items:
+            if item.HasField("contents"):
+                _refuse_both(item, kind)
+    # The empty map, which most are, is told without a call.
+    described = [
+        (item.name, item.datatype, encode_parameters(p) if (p := item.parameters) else b"", *item.shape[:])
+        for item in items
+    ]
+    shared = message.parameters
+    signature = tuple(described), bool(raws), encode_parameters(shared) if shared else b""
     return signature, (message.id, raws or [item.contents for item in items])
 
 
@@ -278,6 +288,21 @@ def check_raw_count(items: int, raws: int, kind: Kind) -> None:
     """InvalidInput unless a message has raw contents for all of its tensors, or for none."""
     if raws not in (0, items):
         raise InvalidInput(f"the message has {items} {kind.tensors} and {raws} entries in {kind.raw}")
+
+
+def is_request(value: bytes) -> bool:
+    """Whether a message that was refused as a request is one all the same: an answer has no such field as its raws."""
+    try:
+        return bool(getattr(REQUEST.message.FromString(value), REQUEST.raw))
+    except DecodeError:
+        return False
+
+
+def _refuse_both(item: Any, kind: Kind) -> None:
+    """InvalidInput when a tensor of a message with raw contents has typed ones too: which are meant nobody can say."""
+    # Empty ones contradict nothing.
+    if item.contents.ListFields():
+        raise InvalidInput(f'tensor "{item.name}" has contents, and the message has {kind.raw} too; give one of them')
 
 
 @lru_cache(maxsize=4096)
@@ -347,9 +372,11 @@ def _typed_cells(contents: list[Any], spec: TensorSpec, datatype: Datatype) -> C
         return [tensors.typed_to_raw(content, datatype, spec.shape, spec.name) for content in contents]
     count = tensors.element_count(spec.shape, spec.name)
     elements: list[Any] = []
+    wanted = datatype.contents
     for content in contents:
-        values = getattr(content, datatype.contents)[:]
-        if len(values) != count:
+        fields = content.ListFields()
+        values = fields[0][1][:] if len(fields) == 1 and fields[0][0].name == wanted else []
+        if len(values) != count or (fields and not count):
             tensors.typed_to_raw(content, datatype, spec.shape, spec.name)
         elements += values
     array = tensors.in_range(elements, datatype, spec.name)

@@ -197,9 +197,17 @@ def bf16_of_float32(values: NDArray[Any]) -> NDArray[np.uint16]:
 
 
 def typed_to_raw(contents: Any, kind: Datatype, shape: Sequence[int], tensor: str) -> bytes:
-    """An `InferTensorContents` as raw contents; InvalidInput when its elements do not fill the shape."""
+    """An `InferTensorContents` as raw contents.
+
+    InvalidInput when its elements do not fill the shape, or stand in more fields than the datatype's.
+    """
     elements = getattr(contents, kind.contents)
     count = element_count(shape, tensor)
+    others = [field.name for field, _ in contents.ListFields() if field.name != kind.contents]
+    if others and len(elements) == count:
+        raise InvalidInput(
+            f'tensor "{tensor}" has elements in {others[0]}; {kind.name} takes those in {kind.contents}, and no others'
+        )
     if len(elements) != count:
         raise InvalidInput(
             f'tensor "{tensor}" has {len(elements)} elements in {kind.contents}; '

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from engine.errors import Overloaded, TooLarge, UnknownResource
+from engine.errors import InvalidInput, Overloaded, TooLarge, UnknownResource
 from engine.gateway.inference import DataPlane, Target, Way
 from engine.protocol.messages import ModelInferRequest, ModelMetadataResponse
 from engine.protocol.record import Owner, RequestIds, Topics
@@ -93,6 +93,14 @@ async def test_what_fits_is_answered() -> None:
     async with serving() as (plane, _, _):
         answer = await ask(plane, GROW, request(900, size=100))
     assert answer.message.raw_output_contents[0] == bytes(900)
+
+
+async def test_a_request_with_raw_and_typed_contents_is_refused() -> None:
+    message = request(1)
+    message.inputs[0].contents.int64_contents.append(2)
+    async with serving() as (plane, _, _):
+        with pytest.raises(InvalidInput, match='tensor "x" has contents, and the message has raw_input_contents too'):
+            await ask(plane, GROW, message)
 
 
 @pytest.mark.parametrize("target", [GROW, AWAY])

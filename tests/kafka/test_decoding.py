@@ -70,6 +70,23 @@ def test_without_a_type_a_value_may_be_a_response() -> None:
     assert read((response(3), None), (JSON_RESPONSE, None)) == [(3, False), (8, True)]
 
 
+@pytest.mark.parametrize("infer_type", [None, "proto/InferModelRequest"])
+def test_a_request_with_contents_in_two_places_is_refused_and_no_response(infer_type: str | None) -> None:
+    both, raws_of_another, fields = (ModelInferRequest.FromString(request(1)) for _ in range(3))
+    both.inputs[0].contents.int64_contents.append(2)
+    raws_of_another.inputs[0].contents.int64_contents.append(2)
+    raws_of_another.raw_input_contents.append(b"")
+    del fields.raw_input_contents[:]
+    fields.inputs[0].contents.int64_contents.append(2)
+    fields.inputs[0].contents.int_contents.append(2)
+    values = [(bytes(each.SerializeToString()), infer_type) for each in (both, raws_of_another, fields)]
+    assert read(*values) == [
+        'tensor "x" has contents, and the message has raw_input_contents too; give one of them',
+        "the message has 1 inputs and 2 entries in raw_input_contents",
+        'tensor "x" has elements in int_contents; INT64 takes those in int64_contents, and no others',
+    ]
+
+
 # Two elements of each datatype.
 ELEMENTS: dict[str, list[Any]] = {
     "BOOL": [True, False],

@@ -201,6 +201,49 @@ def test_a_message_with_raw_contents_for_some_tensors_only_is_refused() -> None:
         columns.from_message(message, REQUEST)
 
 
+@pytest.mark.parametrize("kind", [REQUEST, RESPONSE])
+def test_a_message_with_raw_and_typed_contents_is_refused(kind: Kind) -> None:
+    message = kind.message()
+    for name in ("x", "y"):
+        getattr(message, kind.tensors).add(name=name, datatype="INT32", shape=[1])
+        getattr(message, kind.raw).append(bytes(4))
+    message_with_empty_ones = kind.message.FromString(message.SerializeToString())
+    getattr(message_with_empty_ones, kind.tensors)[1].contents.SetInParent()
+    getattr(message, kind.tensors)[1].contents.int_contents.append(1)
+    values = [bytes(each.SerializeToString()) for each in (message, message_with_empty_ones)]
+    [(rows, _)], refused = columns.decode(values, kind)
+    assert rows == [1]
+    assert [(item.row, item.error.text) for item in refused] == [
+        (0, f'tensor "y" has contents, and the message has {kind.raw} too; give one of them')
+    ]
+
+
+@pytest.mark.parametrize(
+    ("datatype", "shape", "given", "told"),
+    [
+        ("FP32", [1], {"fp32_contents": [1.0], "int_contents": [1]}, "int_contents; FP32 takes those in fp32_contents"),
+        ("BYTES", [1], {"bytes_contents": [b"a"], "int_contents": [1]}, "int_contents; BYTES takes those in bytes_con"),
+        ("INT32", [0], {"int64_contents": [1]}, "int64_contents; INT32 takes those in int_contents"),
+        ("BYTES", [0], {"int_contents": [1]}, "int_contents; BYTES takes those in bytes_contents"),
+    ],
+)
+def test_elements_beside_those_of_the_datatype_refuse_only_their_row(
+    datatype: str, shape: list[int], given: dict[str, list[Any]], told: str
+) -> None:
+    message = ModelInferRequest()
+    contents = message.inputs.add(name="x", datatype=datatype, shape=shape).contents
+    good = ModelInferRequest.FromString(message.SerializeToString())
+    right = DATATYPES[datatype].contents
+    getattr(good.inputs[0].contents, right).extend(given.get(right, []))
+    for name, elements in given.items():
+        getattr(contents, name).extend(elements)
+    values = [bytes(each.SerializeToString()) for each in (message, good)]
+    [(rows, _)], [refused] = columns.decode(values, REQUEST)
+    assert rows == [1]
+    assert refused.row == 0
+    assert f'tensor "x" has elements in {told}' in refused.error.text
+
+
 def test_some_of_the_rows_can_be_taken_in_any_order() -> None:
     group = one_group([request(f"r{n}", raw=np.int32(n).tobytes()) for n in range(3)])
     taken = messages_of(group.take([2, 0]))
