@@ -7,6 +7,7 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from engine.dataflow import steps
 from engine.dataflow.batches import Batches
 from engine.dataflow.gather import Call
 from engine.errors import InvalidInput, ModelFailed, RequestError
@@ -105,6 +106,7 @@ class Calls:
         self._splits = splits
         flow = Flow() if flow is None else flow
         self._steps = {index: flow.step(plan.nodes[index].name) for index in plan.steps}
+        self._repeating = {index for index in plan.steps if plan.nodes[index].may_repeat}
         self._models, self._spans = flow.models, flow.spans
         self._names = [node.name for node in plan.nodes]
         self._runtime_of, self._answered, self._timeout = runtime_of, answered, timeout
@@ -206,7 +208,7 @@ class Calls:
         # For the lines of whoever answers; the task ends with the call.
         CONCERN.set(Concern(headers, self._names[call.node]))
         span = self._spans.batch(way.model, call.requests) if self._spans and len(call.requests) > 1 else None
-        async for part in self._parts(way, call.columns, headers):
+        async for part in self._parts(call.node, way, call.columns, headers):
             self._count(call.node, way, part.outcome, len(part.rows), since)
             self._answered(call, part)
         if span is not None:
@@ -220,7 +222,7 @@ class Calls:
         everyone: list[Any] = [request for call in shared.calls for request in call.requests]
         CONCERN.set(Concern([request.headers for request in everyone], name))
         span = self._spans.batch(name, everyone) if self._spans else None
-        [part] = [part async for part in self._parts(way, shared.columns, self._headers(last)[-1:])]
+        [part] = [part async for part in self._parts(last.node, way, shared.columns, self._headers(last)[-1:])]
         if span is not None:
             span.end()
         shares = self._shares(shared, part.outcome)
@@ -262,11 +264,15 @@ class Calls:
             log.warning('step "%s" is called for each request alone: %s', self._names[shared.calls[0].node], error)
             return ModelFailed(str(error))
 
-    async def _parts(self, way: Way, columns: Columns, headers: Sequence[HeaderPairs]) -> AsyncIterator[Part]:
+    async def _parts(
+        self, node: int, way: Way, columns: Columns, headers: Sequence[HeaderPairs]
+    ) -> AsyncIterator[Part]:
         """What a model gives, so that each row comes once; what a runtime does wrong is the model's failure."""
         left = set(range(len(columns)))
         name = way.model
         try:
+            if node in self._repeating:
+                _check_names(columns)
             async for part in self._runtime_of(name).infer(columns, headers, self._timeout):
                 _check_part(part, left)
                 left.difference_update(part.rows)
@@ -282,6 +288,12 @@ class Calls:
             failure = ModelFailed(f'the runtime of model "{name}" gave no answer')
         if left:
             yield _told(Part(sorted(left), failure), way)
+
+
+def _check_names(columns: Columns) -> None:
+    """Whether all tensors have names of their own: what came in had, so that the fault is the pipeline's."""
+    for name in steps.repeated(columns):
+        raise ModelFailed(f'two of its tensors are named "{name}"; give them different names by tensorMap')
 
 
 def _window(batch: Batch, longest: float) -> float:

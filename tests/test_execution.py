@@ -769,6 +769,56 @@ async def test_a_join_that_its_model_does_not_take_names_the_step_the_sources_an
     )
 
 
+def giving_two(*names: str) -> FakeRuntime:
+    specs = tuple(TensorSpec(name, "INT64", (1,)) for name in names)
+    return giving(Part([0], Columns([b""], specs, (np.array([[1]], "<i8"), np.array([[2]], "<i8")))))
+
+
+@pytest.mark.parametrize("tensors", [(), ("x", "y")])
+async def test_two_tensors_of_one_name_are_the_pipelines_failure_and_no_call(tensors: tuple[str, ...]) -> None:
+    renaming = Edge(1, Side.OUTPUTS, tensors, (("x", "y"),))
+    plan = Plan("fraud", (Node("fraud"), Node("a", (START,)), Node("b", (renaming,))), output=False)
+    bench = Bench(plan, a=giving_two("x", "y"), b=failing(AssertionError("it was called")))
+    value, headers = record(await bench.run(bench.request()), ERRORS)
+    assert value == b'two of its tensors are named "y"; give them different names by tensorMap'
+    assert (dict(headers)["seldon-pipeline-errors"], dict(headers)["seldon-error-code"]) == (b"b", b"INTERNAL")
+
+
+async def test_tensors_that_a_join_gets_under_one_name_are_told_with_their_sources() -> None:
+    join = Node("b", (START, Edge(1, Side.OUTPUTS)))
+    bench = Bench(
+        Plan("fraud", (Node("fraud"), Node("a", (START,)), join), output=False),
+        a=adding(1),
+        b=failing(AssertionError()),
+    )
+    value, _ = record(await bench.run(bench.request()), ERRORS)
+    assert value.startswith(
+        b'two of its tensors are named "x"; give them different names by tensorMap; it joins fraud.in'
+    )
+
+
+@pytest.mark.parametrize(("given", "tensors"), [(("x", "y"), ()), (("y", "x"), ("y", "x"))])
+async def test_an_output_that_takes_the_name_of_another_is_the_pipelines_failure(
+    given: tuple[str, ...], tensors: tuple[str, ...]
+) -> None:
+    renaming = Node("fraud", (Edge(1, Side.OUTPUTS, tensors, (("x", "y"),)),))
+    bench = Bench(Plan("fraud", (Node("fraud"), Node("a", (START,)), renaming), output=True), a=giving_two(*given))
+    request = await bench.run(bench.request())
+    for topic in (ERRORS, ANSWERS):
+        value, headers = record(request, topic)
+        assert value == b'two of its outputs are named "y"; give them different names by tensorMap'
+        assert dict(headers)["seldon-pipeline-errors"] == b"fraud"
+        assert dict(headers)["seldon-error-code"] == b"INTERNAL"
+
+
+async def test_outputs_of_one_name_that_no_tensor_map_gave_are_all_answered() -> None:
+    both = Node("fraud", (Edge(1, Side.OUTPUTS), Edge(2, Side.OUTPUTS)))
+    forked = (Node("fraud"), Node("a", (START,)), Node("b", (START,)), both)
+    bench = Bench(Plan("fraud", forked, output=True), a=adding(1), b=adding(2))
+    value, _ = record(await bench.run(bench.request()), ANSWERS)
+    assert [output.name for output in ModelInferResponse.FromString(value).outputs] == ["x", "x"]
+
+
 async def test_a_model_of_one_source_speaks_for_itself() -> None:
     bench = Bench(CHAIN, a=adding(1), b=failing(InvalidInput("x must be FP32")))
     value, _ = record(await bench.run(bench.request()), ERRORS)

@@ -110,7 +110,7 @@ class _Compiler:
         found = [Reference(self.pipeline.name, Side.INPUTS, None, path)]
         if step.inputs:
             found = list(self._references(step.inputs, (*path, "inputs"), f'step "{step.name}"'))
-        self._check_tensor_map(step.tensor_map, found, (*path, "tensorMap"), f'step "{step.name}"')
+        self._check_tensor_map(step.tensor_map, found, step.inputs_join, (*path, "tensorMap"), f'step "{step.name}"')
         return found
 
     def _triggers(self, index: int, step: Step) -> list[Reference]:
@@ -124,7 +124,8 @@ class _Compiler:
         found = [Reference(self.pipeline.name, Side.INPUTS, None, ("spec", "output"))]
         if output.steps:
             found = list(self._references(output.steps, ("spec", "output", "steps"), "the output", own=False))
-        self._check_tensor_map(output.tensor_map, found, ("spec", "output", "tensorMap"), "the output")
+        path: KeyPath = ("spec", "output", "tensorMap")
+        self._check_tensor_map(output.tensor_map, found, output.steps_join, path, "the output")
         return found
 
     def _references(self, texts: Sequence[str], path: KeyPath, reader: str, *, own: bool = True) -> Iterator[Reference]:
@@ -164,12 +165,13 @@ class _Compiler:
         self._problem(reference.path, f'{reader} reads "{text}"; no step has that name', hint)
 
     def _check_tensor_map(
-        self, renames: Iterable[tuple[str, str]], sources: list[Reference], path: KeyPath, reader: str
+        self, renames: Iterable[tuple[str, str]], sources: list[Reference], join: Join, path: KeyPath, reader: str
     ) -> None:
         read: dict[tuple[str, str], set[str | None]] = {}
         for source in sources:
             read.setdefault((source.name, source.side), set()).add(source.tensor)
-        for full, _ in renames:
+        taken: dict[tuple[str, ...], str] = {}
+        for full, new in renames:
             parts = full.split(".", 2)
             if len(parts) != 3 or not all(parts):  # noqa: PLR2004  step.side.tensor
                 self._rename_problem(
@@ -178,9 +180,26 @@ class _Compiler:
             elif read and read.get((parts[0], parts[1]), set()).isdisjoint((None, parts[2])):
                 missing = full if (parts[0], parts[1]) in read else f"{parts[0]}.{parts[1]}"
                 self._rename_problem((*path, full), f'{reader} renames "{full}", but does not read {missing}')
+            elif read and (place := self._alone_among(parts, new, join, whole=None in read[parts[0], parts[1]])):
+                first = taken.setdefault(place, full)
+                if first != full:
+                    message = f'{reader} renames "{first}" and "{full}" to "{new}", and both can come'
+                    self._rename_problem((*path, full), message, "give them different names")
 
-    def _rename_problem(self, path: KeyPath, message: str) -> None:
-        self.problems.add(self.pipeline.document.key_problem(path, message))
+    def _alone_among(self, parts: Sequence[str], new: str, join: Join, *, whole: bool) -> tuple[str, ...]:
+        """Among which tensors a new name must be the only one; nothing where others may come in place of this one.
+
+        They may when the reader takes each tensor for itself and does without the rest; and callers may well send an
+        input by one of two names.
+        """
+        if whole and parts[0] == self.pipeline.name:
+            return ()
+        if join is Join.INNER:
+            return (new,)
+        return (new, *parts[:2]) if whole else ()
+
+    def _rename_problem(self, path: KeyPath, message: str, hint: str = "") -> None:
+        self.problems.add(self.pipeline.document.key_problem(path, message, hint))
 
     def _arrange(self) -> Arrangement:
         """The order of the entry (0) and the steps; what of it cannot be is a problem."""

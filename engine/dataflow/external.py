@@ -16,7 +16,7 @@ from engine.resources.source import Findings, TooManyProblems
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
-    from engine.resources import Pipeline, Problem
+    from engine.resources import Input, Pipeline, Problem
     from engine.resources.source import KeyPath
 
 # How long records of one key wait for each other when the resource does not say; the reference's own default.
@@ -169,7 +169,7 @@ def _upstream(pipeline: Pipeline, problems: Findings) -> Upstream | None:
         return None
     data = list(_listed(pipeline, "externalInputs", wanted.external_inputs, problems))
     triggers = list(_listed(pipeline, "externalTriggers", wanted.external_triggers, problems))
-    renames = _renames(pipeline, wanted.tensor_map, data, problems)
+    renames = _renames(pipeline, wanted, data, problems)
     positions = {source: index for index, source in enumerate(dict.fromkeys(r.source for r in (*data, *triggers)))}
     return Upstream(
         tuple(positions),
@@ -229,17 +229,28 @@ def _reference(text: str, path: KeyPath) -> _Reference | None:
 
 
 def _renames(
-    pipeline: Pipeline, written: Iterable[tuple[str, str]], data: Sequence[_Reference], problems: Findings
+    pipeline: Pipeline, wanted: Input, data: Sequence[_Reference], problems: Findings
 ) -> dict[str, dict[str, str]]:
-    """The new name of each tensor, by source; a key that renames nothing is a problem."""
+    """The new name of each tensor, by source; a key that renames nothing is a problem, or one to another's new name."""
     read: dict[str, set[str | None]] = {}
     for reference in data:
         read.setdefault(str(reference.source), set()).add(reference.tensor)
     found: dict[str, dict[str, str]] = {}
-    for full, new in written:
+    taken: dict[tuple[str, str], str] = {}
+    for full, new in wanted.tensor_map:
         source, tensor = _split(full)
         if tensor and not read.get(source, set()).isdisjoint((None, tensor)):
             found.setdefault(source, {})[tensor] = new
+            together = wanted.join_type is Join.INNER
+            # Without the others of an inner join only the tensors of a whole source come together.
+            if not together and None not in read[source]:
+                continue
+            first = taken.setdefault((new, "" if together else source), full)
+            if first != full:
+                what = f"{quoted(first)} and {quoted(full)} to {quoted(new)}, and both can come"
+                message = f"the input of pipeline {quoted(pipeline.name)} renames {what}"
+                path: KeyPath = ("spec", "input", "tensorMap", full)
+                problems.add(pipeline.document.key_problem(path, message, "give them different names"))
         elif read:
             keys = [f"{name}.{known or tensor or '<tensor>'}" for name, tensors in read.items() for known in tensors]
             hint = _near(full, keys, problems) or _RENAMED

@@ -17,7 +17,7 @@ from engine.dataflow import steps
 from engine.dataflow.plan import ENTRY
 from engine.dataflow.rounds import Cycles, Rounds
 from engine.dataflow.waiting import Group, Waiting, verdict
-from engine.errors import NoAnswer, RequestError, TooManyVisits
+from engine.errors import ModelFailed, NoAnswer, RequestError, TooManyVisits
 from engine.protocol.record import Side
 from engine.resources import Join
 
@@ -245,14 +245,32 @@ class Gather:
             self._decide(node, Side.INPUTS, requests, columns, round_)
             return
         if node == self.plan.output_index:
-            for request in requests:
-                request.answered = True
-            self._instructions.append(Answer(requests, columns))
+            self._give(node, requests, columns)
             return
         for request in requests:
             request.open += 1
         self._instructions.append(Call(node, requests, columns))
         self._decide(node, Side.INPUTS, requests, columns)
+
+    def _give(self, node: int, requests: Sequence[Progress], columns: Columns) -> None:
+        """The output has its tensors: they are the answer, unless a tensorMap gave one of them another's name.
+
+        Outputs of several steps may share a name that none was given, and are told apart by their order.
+        """
+        renames = self.plan.output_renames
+        taken = [name for name in steps.repeated(columns) if name in renames] if renames else []
+        if taken:
+            text = f'two of its outputs are named "{taken[0]}"; give them different names by tensorMap'
+            self._fail_before(node, requests, ModelFailed(text, step=self.plan.name))
+            return
+        for request in requests:
+            request.answered = True
+        self._instructions.append(Answer(requests, columns))
+
+    def _fail_before(self, node: int, requests: Sequence[Progress], error: RequestError) -> None:
+        for request in requests:
+            request.failures = [*(request.failures or ()), (node, error)]
+        self._instructions.append(Refused(node, requests, error))
 
     def _unmet(self, node: int, requests: Sequence[Progress], reason: str, round_: int = 0) -> None:
         name = self.plan.nodes[node].name
@@ -384,9 +402,7 @@ class Gather:
         name, most = self.plan.nodes[node].name, self.plan.max_visits
         times = "once" if most == 1 else f"{most} times"
         error = TooManyVisits(f'step "{name}" was visited {times}, the most that maxStepRevisits allows', step=name)
-        for request in requests:
-            request.failures = [*(request.failures or ()), (node, error)]
-        self._instructions.append(Refused(node, requests, error))
+        self._fail_before(node, requests, error)
         self._decide(node, Side.INPUTS, requests, None, round_)
         self._decide(node, Side.OUTPUTS, requests, None, round_)
 

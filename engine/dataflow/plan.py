@@ -62,6 +62,11 @@ class Node:
         return self.edges + self.triggers
 
     @property
+    def may_repeat(self) -> bool:
+        """Whether tensors of different names, or of different sources, can come to it under one name."""
+        return len(self.edges) > 1 or any(edge.renames or len(edge.tensors) > 1 for edge in self.edges)
+
+    @property
     def waits(self) -> bool:
         """Whether it has more than one source, so that there is something to wait for."""
         return len(self.edges) > 1 or bool(self.triggers)
@@ -112,6 +117,12 @@ class Plan:
                 seen.add(index)
                 waiting.extend(edge.source for edge in self.nodes[index].sources)
         return frozenset(seen)
+
+    @cached_property
+    def output_renames(self) -> frozenset[str]:
+        """The names that the output's tensorMap gives."""
+        edges = self.nodes[-1].edges if self.output else ()
+        return frozenset(new for edge in edges for _, new in edge.renames)
 
     def reference(self, edge: Edge) -> str:
         """An edge's source as a user writes it: `step.outputs`."""

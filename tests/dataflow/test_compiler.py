@@ -229,6 +229,46 @@ def test_the_tensor_map_of_an_output_without_steps_is_checked() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("inputs", "renames"),
+    [
+        ("inputs: [two]", "two.outputs.a: y, two.outputs.b: y"),
+        ("inputs: [two.outputs.a, two.outputs.b]", "two.outputs.a: y, two.outputs.b: y"),
+        ("inputs: [two, one], inputsJoinType: any", "two.outputs.a: y, two.outputs.b: y"),
+        ("inputs: [two.outputs.a, one.outputs.b]", "one.outputs.b: y, two.outputs.a: y"),
+        ("inputs: [two.inputs, fraud]", "fraud.inputs.b: x, fraud.inputs.c: x, two.inputs.a: y, two.inputs.d: y"),
+    ],
+)
+def test_tensors_that_come_together_may_not_get_one_name(inputs: str, renames: str) -> None:
+    [refusal] = refusals(steps("{name: one}", "{name: two}", f"{{name: c, {inputs}, tensorMap: {{{renames}}}}}"))
+    first, second = (entry.split(":")[0] for entry in renames.split(", ") if entry.endswith("y"))
+    line, _, text = refusal.partition(": ")
+    assert line.startswith("4:")
+    assert text == f'step "c" renames "{first}" and "{second}" to "y", and both can come (give them different names)'
+
+
+@pytest.mark.parametrize(
+    ("inputs", "renames"),
+    [
+        ("inputs: [two.outputs.a, two.outputs.b], inputsJoinType: any", "two.outputs.a: y, two.outputs.b: y"),
+        ("inputs: [two, one], inputsJoinType: any", "two.outputs.a: y, one.outputs.a: y"),
+        ("inputs: [two, one], inputsJoinType: outer", "two.outputs.a: y, one.outputs.a: y"),
+        ("inputs: []", "fraud.inputs.amount: y, fraud.inputs.sum: y"),
+    ],
+)
+def test_tensors_that_may_come_in_place_of_each_other_may_get_one_name(inputs: str, renames: str) -> None:
+    plan(steps("{name: one}", "{name: two}", f"{{name: c, {inputs}, tensorMap: {{{renames}}}}}"))
+
+
+def test_outputs_that_come_together_may_not_get_one_name() -> None:
+    spec = (
+        steps("{name: a}") + "  output:\n    steps: [a]\n    tensorMap:\n      a.outputs.x: z\n      a.outputs.y: z\n"
+    )
+    assert refusals(spec) == [
+        '7:7: the output renames "a.outputs.x" and "a.outputs.y" to "z", and both can come (give them different names)'
+    ]
+
+
 def test_a_cycle_is_told_where_its_first_step_reads_and_without_the_steps_behind_it() -> None:
     lines = steps(
         "{name: a, inputs: [c]}", "{name: b, inputs: [a]}", "{name: c, inputs: [b]}", "{name: d, inputs: [c]}"

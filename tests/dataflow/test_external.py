@@ -164,6 +164,27 @@ def test_a_rename_of_what_is_not_read_is_refused_with_the_nearest(key: str, hint
     ]
 
 
+@pytest.mark.parametrize(
+    ("inputs", "first", "second"),
+    [
+        (["externalInputs: [sums]"], "sums.outputs.x", "sums.outputs.y"),
+        (["externalInputs: [sums, tens]"], "sums.outputs.x", "tens.outputs.y"),
+        (["externalInputs: [sums, tens]", "joinType: any"], "sums.outputs.x", "sums.outputs.y"),
+    ],
+)
+def test_tensors_that_come_together_may_not_get_one_name(inputs: list[str], first: str, second: str) -> None:
+    [refusal] = refusals(*inputs, f"tensorMap: {{{first}: u, {second}: u}}")
+    what = f'renames "{first}" and "{second}" to "u", and both can come (give them different names)'
+    assert refusal.endswith(f'the input of pipeline "fraud" {what}')
+
+
+@pytest.mark.parametrize("inputs", ["[sums, tens]", "[sums.outputs.x, sums.outputs.y, tens]"])
+def test_tensors_that_may_come_in_place_of_each_other_may_get_one_name(inputs: str) -> None:
+    second = "sums.outputs.y" if "outputs" in inputs else "tens.outputs.y"
+    found = upstream(f"externalInputs: {inputs}", "joinType: any", f"tensorMap: {{sums.outputs.x: u, {second}: u}}")
+    assert [edge.renames for edge in found.edges][:2] == [(("x", "u"),), (("y", "u"),)]
+
+
 def test_triggers_give_nothing_to_rename() -> None:
     assert refusals("externalInputs: [sums]", "externalTriggers: [gate]", "tensorMap: {gate.outputs.x: u}") == [
         (

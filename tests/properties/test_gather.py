@@ -191,7 +191,11 @@ class Naive:
             return
         self.given[index, round_, Side.INPUTS] = verdict
         if index == self.plan.output_index:
-            self.answer = verdict
+            names, edges = [name for name, _ in verdict], self.plan.nodes[index].edges
+            if any(names.count(new) > 1 for edge in edges for _, new in edge.renames):
+                self.failures.append((index, ModelFailed))
+            else:
+                self.answer = verdict
         else:
             self.calls[index, round_] = verdict
 
@@ -429,7 +433,8 @@ class Batch:
             return "answer" if self.answers[number] is not None else "nothing to tell"
         if isinstance(error, NoAnswer):
             return "ended"
-        return next(index for index in self.plan.steps if self.plan.nodes[index].name == error.step), type(error)
+        nodes = self.plan.nodes
+        return next(index for index in range(1, len(nodes)) if nodes[index].name == error.step), type(error)
 
 
 def run(plan: Plan, size: int, chance: Random) -> Batch:
@@ -459,7 +464,8 @@ def test_batches_do_what_each_request_alone_would_do(plan: Plan, size: int, seed
         assert {(index, 0, Side.INPUTS) for index in range(len(plan.nodes))} <= naive.given.keys()
         assert batch.calls[number] == naive.calls
         assert batch.answers[number] == naive.answer
-        assert batch.refused[number] == Counter(node for node, kind in naive.failures if kind is TooManyVisits)
+        refused = [node for node, kind in naive.failures if kind is TooManyVisits or node == plan.output_index]
+        assert batch.refused[number] == Counter(refused)
         assert batch.outcome(number) == naive.outcome()
 
 
