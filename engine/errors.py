@@ -19,7 +19,7 @@ EngineError
     ├── TooLarge         a request or an answer over the size limit
     ├── Overloaded       too many requests in flight
     ├── ModelFailed      the model raised, or answered something that is no answer
-    ├── Unreachable      the model's server or the broker is out of reach
+    ├── Unreachable      the model is not loaded, or its server or the broker is out of reach
     └── TimedOut         no answer before the deadline
 """
 
@@ -137,7 +137,7 @@ class ModelFailed(RequestError):
 
 
 class Unreachable(RequestError):
-    """The model's server or the broker cannot be reached."""
+    """The model is not loaded, or its server or the broker cannot be reached: it may be there a little later."""
 
 
 class TimedOut(RequestError):

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from engine.errors import ModelFailed, TooLarge
+from engine.errors import ModelFailed, TooLarge, Unreachable
 from engine.kafka.replies import ReplyDesk
 from engine.protocol import columns as col
 from engine.protocol.record import PIPELINE, REQUEST_ID, Owner, Side, header
@@ -86,7 +86,7 @@ class _Pipeline:
     async def ask(self, columns: Columns, headers: HeaderPairs, timeout: float) -> Columns:
         """As `Explained` has it."""
         if not self.is_loaded(self.name):
-            raise ModelFailed("it is not loaded")
+            raise Unreachable("it is not loaded")
         [value] = col.encode(columns, col.REQUEST, self.name)
         limit = self.settings.max_message_bytes
         if len(value) > limit:

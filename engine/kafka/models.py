@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.errors import ModelFailed, RuntimeUnavailable
+from engine.errors import ModelFailed, RuntimeUnavailable, Unreachable
 from engine.kafka import states
 from engine.kafka.describing import metadata_of
 from engine.kafka.retiring import Leaving, Retirable
@@ -90,12 +90,15 @@ class Models:
         return found[1] if found else None
 
     def called(self, name: str) -> Runtime:
-        """The runtime that a request calls, be it that of a model that is leaving. Raises ModelFailed."""
+        """The runtime that a request calls, be it that of a model that is leaving.
+
+        Raises ModelFailed for one that could not be loaded, Unreachable for one that may come (again).
+        """
         if (runtime := self.runtime(name) or self.leaving.get(name)) is not None:
             return runtime
         if name in self._failed:
             raise ModelFailed(f'model "{name}" could not be loaded: {self._failed[name][1]}')
-        raise ModelFailed(f'model "{name}" is not loaded')
+        raise Unreachable(f'model "{name}" is not loaded')
 
     def usable(self, name: str) -> bool:
         """Whether this process has a model of that name, and it does not fail."""

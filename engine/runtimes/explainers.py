@@ -88,7 +88,7 @@ class Asked:
         """As `Explained` has it."""
         runtime = self.runtime_of(self.name)
         if runtime is None:
-            raise ModelFailed("it is not loaded")
+            raise Unreachable("it is not loaded")
         async for part in runtime.infer(columns, [headers], timeout):
             if isinstance(part.outcome, RequestError):
                 raise part.outcome
@@ -180,7 +180,7 @@ class ExplainerRuntime:
         executor = self._executor
         if executor is None:
             self._free.release()
-            return ModelFailed(f'explainer "{self.name}" is not loaded')
+            return Unreachable(f'explainer "{self.name}" is not loaded')
         way = _WayBack(self._explained, tuple(travelling(headers)), loop, loop.time() + timeout)
         self._ways.add(way)
         future = executor.submit(self._explain_blocking, columns, way)

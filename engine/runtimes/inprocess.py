@@ -17,7 +17,7 @@ from functools import partial
 from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from engine.errors import InvalidInput, ModelFailed, RequestError
+from engine.errors import InvalidInput, RequestError, Unreachable
 from engine.protocol.columns import layout
 from engine.protocol.messages import ModelMetadataResponse
 from engine.runtimes.contract import Part
@@ -157,7 +157,7 @@ class InProcessRuntime:
         function = self._function
         refusal = self._refusal(function, columns)
         if refusal is not None or function is None:
-            yield Part(range(len(columns)), refusal or ModelFailed(f'model "{self.name}" is not loaded'))
+            yield Part(range(len(columns)), refusal or Unreachable(f'model "{self.name}" is not loaded'))
             return
         run = self._begin(function, columns)
         self._runs.add(run)
@@ -203,7 +203,7 @@ class InProcessRuntime:
 
     def _refusal(self, function: Function | None, columns: Columns) -> RequestError | None:
         if function is None:
-            return ModelFailed(f'model "{self.name}" is not loaded')
+            return Unreachable(f'model "{self.name}" is not loaded')
         names, wanted = columns.names, function.inputs
         if len(set(names)) < len(names):
             return InvalidInput(f"the tensors {', '.join(names)} are not all named differently; rename with tensorMap")

@@ -133,7 +133,7 @@ def test_an_explainer_of_what_is_gone_says_so(seldon_up: Callable[..., Product],
     listed = seldon("model", "list", *where).out
     assert 'what it explains, pipeline "weighed": it is not loaded' in listed
     answer = infer(product.address, "explainers/why-weighed", ROW)
-    assert (answer.status, answer.json["error"]) == (500, 'why-weighed : pipeline "weighed": it is not loaded')
+    assert (answer.status, answer.json["error"]) == (503, 'why-weighed : pipeline "weighed": it is not loaded')
     assert get(product.address, "/v2/explainers/why-weigh/ready").status == 200
 
 

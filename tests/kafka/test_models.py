@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import pytest
 from registries import StatusTopic, loaded
 
-from engine.errors import ModelFailed, RuntimeUnavailable
+from engine.errors import ModelFailed, RuntimeUnavailable, Unreachable
 from engine.kafka.asking import Asking
 from engine.kafka.client import Topology
 from engine.kafka.models import Models
@@ -57,7 +57,7 @@ async def test_a_model_is_loaded_and_told_to_be_ready(here: Here) -> None:
 
 
 async def test_a_model_that_is_not_here_is_told_to_who_calls_it(here: Here) -> None:
-    with pytest.raises(ModelFailed, match='"m" is not loaded'):
+    with pytest.raises(Unreachable, match='"m" is not loaded'):
         here.models.called("m")
     assert here.models.runtime("m") is None
     assert not here.models.usable("m")
@@ -116,7 +116,7 @@ async def test_a_model_that_leaves_answers_what_was_read_before(here: Here) -> N
     assert here.models.runtime("m") is None
     assert here.models.called("m") is running
     here.models.leaving.free()
-    with pytest.raises(ModelFailed, match="is not loaded"):
+    with pytest.raises(Unreachable, match="is not loaded"):
         here.models.called("m")
     assert await here.models.tell() == {}
 

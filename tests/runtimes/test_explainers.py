@@ -23,6 +23,7 @@ from engine.errors import (
     RuntimeUnavailable,
     TimedOut,
     UnknownResource,
+    Unreachable,
 )
 from engine.protocol import tensors
 from engine.protocol.columns import Columns, TensorSpec
@@ -309,7 +310,8 @@ async def test_unloading_ends_what_is_being_explained_with_an_error(tmp_path: Pa
     await runtime.unload()
     assert str(await explaining) == 'explainer "why" was unloaded before it was done'
     assert not await runtime.ready()
-    assert str(await outcome(runtime, numbers(ROW))) == 'explainer "why" is not loaded'
+    error = await outcome(runtime, numbers(ROW))
+    assert (type(error), str(error)) == (Unreachable, 'explainer "why" is not loaded')
 
 
 @pytest.mark.parametrize(
@@ -334,7 +336,7 @@ async def test_an_error_of_what_is_explained_is_told_as_such(
 
 async def test_a_model_that_is_not_there_is_told(tmp_path: Path) -> None:
     error = await outcome(await make(tmp_path, model(), Asked("linear", {}.get)), numbers(ROW))
-    assert (type(error), str(error)) == (ModelFailed, 'model "linear": it is not loaded')
+    assert (type(error), str(error)) == (Unreachable, 'model "linear": it is not loaded')
 
 
 async def test_rows_of_another_width_than_the_background_are_refused(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from engine.errors import InvalidInput, ModelFailed, RequestError, RuntimeUnavailable, TimedOut
+from engine.errors import InvalidInput, ModelFailed, RequestError, RuntimeUnavailable, TimedOut, Unreachable
 from engine.protocol import tensors
 from engine.protocol.columns import Columns, TensorSpec, encode_parameters
 from engine.protocol.messages import InferParameter
@@ -409,6 +409,7 @@ async def test_a_model_is_ready_between_load_and_unload() -> None:
 async def test_a_model_that_is_not_loaded_fails_its_requests() -> None:
     runtime = InProcessRuntime("m", lambda: function(double), max_rows=None, threads=4)
     [part] = [part async for part in runtime.infer(columns([1]), [()], 1.0)]
+    assert isinstance(part.outcome, Unreachable)
     assert str(part.outcome) == 'model "m" is not loaded'
 
 
