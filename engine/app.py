@@ -441,6 +441,11 @@ class _Catalogue:
         loaded = self._loaded(target)
         return loaded is not None and self._view.serves(loaded.key, time.time())
 
+    def unready(self, target: Target) -> str:
+        loaded, now = self._loaded(target), time.time()
+        state = self._view.state(loaded.key, now) if loaded else None
+        return state.reason if state else self._view.silence(now)
+
     def experiment(self, target: Target) -> Experiment | None:
         """The experiment that a target is, or that splits its calls."""
         if target.owner is not Owner.EXPERIMENT:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import time
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from engine.app import check_references, read, summary
+from engine.app import _Catalogue, check_references, read, summary
 from engine.errors import InvalidResources
-from engine.kafka.view import Loaded, View
+from engine.gateway.inference import Target
+from engine.kafka.view import FAILED, WORKER, Instance, Loaded, State, View
+from engine.protocol.record import Owner
 from engine.resources import Pipeline
 
 if TYPE_CHECKING:
@@ -213,3 +217,19 @@ def test_experiments_come_after_those_whose_calls_they_split(tmp_path: Path) -> 
     named = read([path], alone=True)
     assert [resource.name for resource in named.resources] == ["old", "new", "ab"]
     assert summary(named) == "0 pipelines, 2 models, 1 experiment"
+
+
+def test_what_is_not_ready_says_why_as_its_state_does(tmp_path: Path) -> None:
+    path = tmp_path / "first.yaml"
+    path.write_text(PLAIN)
+    [pipeline] = read([path], alone=True).resources
+    key, now = ("pipeline", "first"), time.time()
+    view = View(resources={key: Loaded(key, pipeline, 1, "")})
+    catalogue = _Catalogue(cast("Any", SimpleNamespace(view=view)))
+    target = Target(Owner.PIPELINE, "first")
+    told = [catalogue.unready(target)]
+    view.instances["i"] = Instance("i", now, (WORKER,), 0)
+    view.states[key] = {"i": State(key, "i", 1, FAILED, 'model "double": it is not loaded', now)}
+    told.append(catalogue.unready(target))
+    assert not catalogue.ready(target)
+    assert told == ["no worker has taken it up", 'model "double": it is not loaded']

@@ -71,6 +71,9 @@ class Inference(Protocol):
     async def ready(self, target: Target, version: str = "") -> bool:
         """Whether the target would answer now; UnknownResource when there is no such target or version."""
 
+    def unready(self, target: Target) -> str:
+        """Why a target is not ready, in the words of whoever runs it."""
+
     async def metadata(self, target: Target, version: str = "") -> Any:
         """What is known of the target's tensors, as a `ModelMetadataResponse`; UnknownResource as `ready`."""
 
@@ -89,6 +92,9 @@ class Catalogue(Protocol):
 
     def ready(self, target: Target) -> bool:
         """Whether some instance says that it is ready."""
+
+    def unready(self, target: Target) -> str:
+        """Why it is not ready, in the words of whoever runs it."""
 
     def metadata(self, target: Target) -> Any:
         """What is known here of the target's tensors, as a `ModelMetadataResponse`; None when nothing is."""
@@ -206,6 +212,10 @@ class DataPlane:
         self._known(target)
         self._check_version(target, version)
         return self._catalogue.ready(target)
+
+    def unready(self, target: Target) -> str:
+        """What `seldon pipeline list` tells of it too."""
+        return self._catalogue.unready(target)
 
     async def metadata(self, target: Target, version: str = "") -> Any:
         """A model's own metadata where this process has it; otherwise what is told of the target, at least its name.

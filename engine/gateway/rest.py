@@ -193,7 +193,7 @@ class Rest:
     async def _ready(self, request: web.Request, target: Target) -> web.Response:
         if await self._soon(self._inference.ready(target, _version(request))):
             return _document({"name": target.name, "ready": True})
-        return _error(503, f'{target.owner} "{target.name}" is not ready')
+        return _error(503, f'{target.owner} "{target.name}" is not ready: {self._inference.unready(target)}')
 
     async def _metadata(self, request: web.Request, target: Target) -> web.Response:
         return _json(encode_metadata(await self._soon(self._inference.metadata(target, _version(request)))))

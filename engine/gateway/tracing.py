@@ -17,7 +17,7 @@ class TracedInference:
         self._inference, self._spans = inference, made
         self.new_request_id = inference.new_request_id
         self.check_room, self.server_ready = inference.check_room, inference.server_ready
-        self.ready, self.metadata = inference.ready, inference.metadata
+        self.ready, self.unready, self.metadata = inference.ready, inference.unready, inference.metadata
 
     async def infer(self, target: Target, request: Any, headers: Headers, *, request_id: str, timeout: float) -> Answer:
         """As `Inference` has it."""

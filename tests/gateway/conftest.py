@@ -94,6 +94,9 @@ class FakeInference:
         self.asked.append(version)
         return self.is_ready
 
+    def unready(self, target: Target) -> str:
+        return f"{target.name} is at rest"
+
     async def metadata(self, target: Target, version: str = "") -> Any:
         self._refuse(target)
         self.asked.append(version)

@@ -42,6 +42,9 @@ class Catalogue:
     def ready(self, _: Target) -> bool:
         return True
 
+    def unready(self, target: Target) -> str:
+        return f"no {target.name}"
+
     def metadata(self, _: Target) -> Any:
         return self.told
 

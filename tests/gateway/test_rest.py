@@ -381,6 +381,12 @@ async def test_not_ready_is_503(served: Any, path: str) -> None:
         assert "not ready" in (await response.json())["error"]
 
 
+async def test_what_is_not_ready_says_why(served: Any) -> None:
+    served.inference.is_ready = False
+    async with served.session.get(served.url + "/v2/pipelines/echo/ready") as response:
+        assert (await response.json())["error"] == 'pipeline "echo" is not ready: echo is at rest'
+
+
 async def test_a_caller_who_leaves_frees_its_call(served: Any, document: dict[str, Any]) -> None:
     call = asyncio.create_task(served.session.post(served.url + "/v2/models/slow/infer", json=document))
     await served.inference.entered.get()

@@ -46,7 +46,7 @@ class Inference(Desk):
     def new_request_id(self) -> str:
         return "made"
 
-    check_room = ready = metadata = server_ready = new_request_id
+    check_room = ready = unready = metadata = server_ready = new_request_id
 
     async def infer(
         self, _target: Target, _request: Any, headers: Headers, *, request_id: str, timeout: float
