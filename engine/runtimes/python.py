@@ -111,10 +111,12 @@ def _make(name: str, cls: type, parameters: Mapping[str, str], loop: _Loop) -> A
 def _calling(name: str, function: Callable[..., Any], loop: _Loop) -> Callable[[Arrays], list[tuple[str, Array]]]:
     def call(arrays: Arrays) -> list[tuple[str, Array]]:
         answer = loop.result(function(**arrays))
-        if not isinstance(answer, dict) or not answer:
+        if not isinstance(answer, dict):
             raise ModelFailed(
                 f'model "{name}" gave {type(answer).__name__}; it must give a dict of output names to arrays'
             )
+        if not answer:
+            raise ModelFailed(f'model "{name}" gave an empty dict; it must give at least one output')
         return [(str(output), _array(str(output), value)) for output, value in answer.items()]
 
     return call

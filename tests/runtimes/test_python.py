@@ -77,10 +77,16 @@ def test_a_class_is_made_loaded_and_asked(tmp_path: Path) -> None:
     assert call(tmp_path, "python:cls:C", {"x": np.array([1])}) == [("y", [6])]
 
 
-@pytest.mark.parametrize("given", ["None", "[1]", "{}", "(1, 2)"])
+@pytest.mark.parametrize("given", ["None", "[1]", "[]", "(1, 2)"])
 def test_what_is_no_dict_of_outputs_is_the_models_failure(tmp_path: Path, given: str) -> None:
     write(tmp_path, wrong=f"def f():\n    return {given}\n")
     with pytest.raises(ModelFailed, match="it must give a dict of output names to arrays"):
+        call(tmp_path, "python:wrong:f")
+
+
+def test_a_dict_without_outputs_is_the_models_failure_and_told_as_empty(tmp_path: Path) -> None:
+    write(tmp_path, wrong="def f():\n    return {}\n")
+    with pytest.raises(ModelFailed, match=r'^model "m" gave an empty dict; it must give at least one output$'):
         call(tmp_path, "python:wrong:f")
 
 
