@@ -28,7 +28,7 @@ What `--help` says of each command, made from the commands themselves by `make d
 `seldon --version` tells the version. [Commands and settings](reference/cli.md) says what they print, and which settings
 there are.
 
-Exit codes: 0 done, 1 failed, 2 wrong input. Flags may be written as in Go: `-o=false`, `-i=10`, `--force=true`.
+Exit codes: 0 done, 1 failed, 2 wrong input, 130 interrupted. Flags may be written as in Go: `-o=false`, `-i=10`, `--force=true`.
 """
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from contextlib import closing
 from dataclasses import dataclass
@@ -152,20 +153,24 @@ def _once(door: Door, headers: Pairs, session: Session | None, shown: _Shown) ->
 
 
 def _many(door: Door, headers: Pairs, session: Session | None, iterations: int, seconds: float) -> None:
-    """Call again and again, for `seconds` when they are given; EngineError when a call failed."""
+    """Call again and again, for `seconds` when they are given; EngineError when a call failed.
+
+    Ctrl-C ends it early, as it does `bench`: with what has been counted.
+    """
     counts, last = routes.Counts(), None
     until = time.monotonic() + seconds
     done: Callable[[int], bool] = (
         (lambda _: time.monotonic() >= until) if seconds else (lambda number: number >= iterations)
     )
     number = 0
-    while not done(number):
-        reply = door.call([*headers, *session.headers()] if session is not None else headers)
-        if session is not None:
-            session.keep(reply)
-        counts.count(reply)
-        last = reply.text if reply.code else last
-        number += 1
+    with contextlib.suppress(KeyboardInterrupt):
+        while not done(number):
+            reply = door.call([*headers, *session.headers()] if session is not None else headers)
+            if session is not None:
+                session.keep(reply)
+            counts.count(reply)
+            last = reply.text if reply.code else last
+            number += 1
     _print(counts.lines())
     if last is not None:
         raise EngineError(f"{counts.failed} of {number} calls failed, the last with: {last}")

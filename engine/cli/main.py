@@ -1,4 +1,4 @@
-"""The group of all commands, and how errors end: one line on stderr, exit 1; wrong input: exit 2."""
+"""The group of all commands, and how they end: errors on stderr with exit 1, wrong input with 2, Ctrl-C with 130."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import click
 
 from engine import __version__
 from engine.cli import (
+    INTERRUPTED,
     bench,
     completion,
     configs,
@@ -54,6 +55,9 @@ class _Group(goflags.Group):
                 raise
             click.echo(f"Error: cannot write to {error.filename or 'standard output'}: {error.strerror}", err=True)
             ctx.exit(1)
+        except KeyboardInterrupt:
+            click.echo(err=True)  # what comes next on a terminal does not stand behind its ^C
+            ctx.exit(INTERRUPTED)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})

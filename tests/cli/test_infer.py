@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import click
     from click.testing import Result
 
+    from engine.cli.doors import Pairs, Reply
     from engine.protocol.record import Headers
 
 DATA = '{"inputs":[{"name":"x","data":[1,2],"datatype":"INT32","shape":[1,2]}]}'
@@ -226,6 +227,19 @@ def test_iterations_print_errors_by_code_and_fail(served: Served, mode: str, cod
 def test_seconds_call_until_they_are_over(served: Served) -> None:
     assert run(infer.pipeline_infer, "echo", DATA, "-t", "0.2").stdout.startswith("Success: map[:")
     assert len(served.fake.calls) > 1
+
+
+def test_an_interrupt_prints_what_has_been_counted(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    calling = rest_door.Rest.call
+
+    def call(door: rest_door.Rest, headers: Pairs) -> Reply:
+        if len(served.fake.calls) == 3:
+            raise KeyboardInterrupt
+        return calling(door, headers)
+
+    monkeypatch.setattr(rest_door.Rest, "call", call)
+    result = run(infer.pipeline_infer, "echo", DATA, "-t", "60")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "Success: map[:3]\n", "")
 
 
 @pytest.mark.parametrize("mode", ["rest", "grpc"])
