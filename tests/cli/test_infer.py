@@ -302,6 +302,17 @@ def test_a_request_comes_from_one_place(args: tuple[str, ...]) -> None:
     assert run(infer.model_infer, "echo", *args).exit_code == 2
 
 
+@pytest.mark.parametrize("data", ["[]", DATA.replace("INT32", "INT33")])
+@pytest.mark.parametrize(("mode", "code"), [("rest", 1), ("grpc", 2)])
+def test_what_is_json_and_no_request_is_for_the_gateway_to_refuse_by_rest_alone(
+    served: Served, data: str, mode: str, code: int
+) -> None:
+    where = ("--inference-host", served.host, "--inference-mode", mode)
+    result = CliRunner().invoke(main, ["pipeline", "infer", "echo", data, *where])
+    assert (result.exit_code, result.stdout) == (code, "")
+    assert result.stderr.splitlines()[-1].startswith("Error: ")
+
+
 @pytest.mark.parametrize("data", ["{", "[]", '{"inputs": 5}', '{"nothing": 1}'])
 def test_what_is_no_message_is_wrong_input_for_grpc(data: str) -> None:
     args = ("--inference-mode", "grpc", "--inference-host", "127.0.0.1:1")
