@@ -24,7 +24,7 @@ from engine.gateway.observing import Window
 from engine.gateway.server import Gateway
 from engine.gateway.tracing import TracedDesk, TracedInference
 from engine.gateway.ways import Ways
-from engine.kafka import guarantee
+from engine.kafka import guarantee, reconnecting
 from engine.kafka import view as reg
 from engine.kafka.broker import EmbeddedBroker
 from engine.kafka.client import Topology
@@ -222,10 +222,13 @@ class Process:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        while self._stops:
-            stopped = self._stops.pop()()
-            if asyncio.iscoroutine(stopped):
-                await stopped
+        try:
+            while self._stops:
+                stopped = self._stops.pop()()
+                if asyncio.iscoroutine(stopped):
+                    await stopped
+        finally:
+            reconnecting.admit()
 
     async def ended(self) -> None:
         """Return or raise when the process cannot go on.
@@ -246,8 +249,8 @@ class Process:
             return
         try:
             await self.broker.exited
-        except BrokerUnavailable:
-            self._broker_gone = True
+        except BrokerUnavailable as error:
+            self._lose_broker(error)
             raise
 
     async def _broker_replaced(self) -> None:
@@ -256,10 +259,15 @@ class Process:
         except BrokerReplaced as error:
             if self.broker is not None:
                 await asyncio.Event().wait()  # its own watch tells how it ended
-            self._broker_gone = True
+            self._lose_broker(error)
             if self._desk is not None:
                 self._desk.give_up(str(error))
             raise
+
+    def _lose_broker(self, error: Exception) -> None:
+        """What was on it is gone; whoever comes in its place is not to get what is on its way to it."""
+        self._broker_gone = True
+        reconnecting.bar(str(error))
 
     async def ready(self) -> None:
         """Wait until everything that was named is ready, or has failed."""

@@ -50,6 +50,7 @@ CONNECT_TIMEOUT = 20.0
 
 # A client of a broker that is away flushes and says good-bye in vain for longer than anybody waits for a stop.
 STOP_TIMEOUT = 5.0
+STOP_LOOK_SECONDS = 0.2
 
 # Room for what a record has beside its value: key, headers, and the batch around it.
 OVERHEAD_BYTES = 1024 * 1024
@@ -161,7 +162,10 @@ async def stop(client: Any) -> None:
     """Close a client in whatever state its broker left it: within a bound, and nothing is raised."""
     # In a task of its own, as aiokafka lets the cancellation of its own tasks out when the broker is away.
     closing = asyncio.ensure_future(client.stop() if hasattr(client, "stop") else client.close())
-    done, _ = await asyncio.wait({closing}, timeout=STOP_TIMEOUT)
+    for _ in range(round(STOP_TIMEOUT / STOP_LOOK_SECONDS)):
+        done, _ = await asyncio.wait({closing}, timeout=STOP_LOOK_SECONDS)
+        if done or reconnecting.barred():
+            break  # what a producer holds for a broker that has ended is for nobody
     if not done:
         closing.cancel()
     await asyncio.gather(closing, return_exceptions=True)
@@ -182,6 +186,11 @@ async def _give_up(producer: Any) -> None:
     # A batch that was sent before and waits to be sent again is missed among these when it fails.
     held._pending_batches.update(batch for batches in held._batches.values() for batch in batches)  # noqa: SLF001
     held.fail_all(KafkaConnectionError("the producer was closed"))
+    for batch in held._pending_batches:  # noqa: SLF001  as above
+        waited_for = (batch._drain_waiter, *(future for future, _ in batch._msg_futures))  # noqa: SLF001  as above
+        for future in waited_for:
+            if not future.cancelled():
+                future.exception()  # who wrote that has left, or hears of it all the same
     await stop(producer.client)
 
 

@@ -41,6 +41,8 @@ class Patience:
 
     def __init__(self) -> None:
         self._away: dict[Address, _Away] = {}
+        # Why nobody may connect at all; empty while they may.
+        self.barred = ""
 
     def pause(self, address: Address, now: float) -> float:
         """How long to wait before it is tried."""
@@ -68,12 +70,29 @@ def install() -> None:
     aiokafka.client.create_conn = connect
 
 
+def bar(reason: str) -> None:
+    """Let nobody connect any more: what is left over for a broker that has ended is not for the one in its place."""
+    _patience.barred = reason
+
+
+def barred() -> bool:
+    """Whether nobody may connect."""
+    return bool(_patience.barred)
+
+
+def admit() -> None:
+    """Let clients connect again: those from before are stopped."""
+    _patience.barred = ""
+
+
 async def connect(host: str, port: int, **options: Any) -> AIOKafkaConnection:
-    """As aiokafka's `create_conn`, when the address may be tried."""
+    """As aiokafka's `create_conn`, when the address may be tried. Raises ConnectionRefusedError when nobody may."""
     address = Address(host, port)
     pause = _patience.pause(address, time.monotonic())
-    if pause:
+    if pause and not _patience.barred:
         await asyncio.sleep(pause)
+    if _patience.barred:
+        raise ConnectionRefusedError(_patience.barred)
     try:
         connection = await create_conn(host, port, **options)
     except (OSError, TimeoutError, KafkaError):

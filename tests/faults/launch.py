@@ -29,13 +29,14 @@ ARM = Path(sys.argv[1])
 
 def armed(point: str) -> str:
     """What the arm file says to do at this point, once; empty when it says nothing."""
-    if not ARM.exists():
+    try:
+        said = ARM.read_text().split()
+        if said[1:] != [point]:
+            return ""
+        ARM.unlink()
+    except FileNotFoundError:  # nobody has asked, or another worker was first
         return ""
-    name, wanted = ARM.read_text().split()
-    if wanted != point:
-        return ""
-    ARM.unlink()
-    return name
+    return said[0]
 
 
 def reach(point: str) -> None:

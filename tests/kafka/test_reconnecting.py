@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -69,6 +70,35 @@ async def test_a_client_waits_for_its_turn_and_finds_a_broker_that_is_back(monke
     assert await reconnecting.connect("one", 9092) == "a connection"
     assert await reconnecting.connect("one", 9092) == "another"
     assert slept == [FIRST_PAUSE, 2 * FIRST_PAUSE]
+
+
+async def test_nobody_connects_to_what_comes_in_the_place_of_a_broker_that_has_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def taken(*_: object, **__: object) -> Any:
+        return "a connection"
+
+    monkeypatch.setattr(reconnecting, "create_conn", taken)
+    reconnecting.bar("it has ended")
+    try:
+        with pytest.raises(ConnectionRefusedError, match="it has ended"):
+            await reconnecting.connect("one", 9092)
+    finally:
+        reconnecting.admit()
+    assert await reconnecting.connect("one", 9092) == "a connection"
+
+
+async def test_who_waits_for_a_turn_meanwhile_does_not_connect_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    patience = Patience()
+    patience.failed(Address("one", 9092), time.monotonic() + 1000)
+
+    async def barred_meanwhile(_: float) -> None:
+        reconnecting.bar("it has ended")
+
+    monkeypatch.setattr(reconnecting, "_patience", patience)
+    monkeypatch.setattr(reconnecting, "asyncio", SimpleNamespace(sleep=barred_meanwhile))
+    with pytest.raises(ConnectionRefusedError, match="it has ended"):
+        await reconnecting.connect("one", 9092)
 
 
 def test_all_clients_of_a_process_take_turns() -> None:
