@@ -9,6 +9,7 @@ from aiokafka.errors import KafkaError
 from brokers import EmbeddedInThread, free_ports
 
 from engine.kafka import client
+from engine.kafka.reconnecting import LONGEST_PAUSE
 from engine.settings import Settings
 
 
@@ -16,7 +17,7 @@ from engine.settings import Settings
 async def test_a_producer_that_is_stopped_while_its_broker_is_away_leaves_nothing_that_would_write_later(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(client, "STOP_TIMEOUT", 0.2)
+    monkeypatch.setattr(client, "STOP_TIMEOUT", 2 * LONGEST_PAUSE)  # whoever waits for a turn has had it by then
     before = asyncio.all_tasks()
     faults: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, fault: faults.append(fault))
