@@ -264,11 +264,14 @@ class Producer:
 
     @property
     def settled(self) -> bool:
-        """Whether what was committed last has ended everywhere, as far as is known."""
-        return self._transaction is None or self._transaction.stage is not _Stage.COMMITTED
+        """Whether the last one is over: what was committed has ended everywhere, and what failed is not left open."""
+        last = self._transaction
+        return last is None or (last.stage is not _Stage.COMMITTED and self.usable)
 
     async def settle(self) -> None:
-        """Have what was committed last at its end in every partition. Raises as `recover`; call it again then.
+        """Have the last one over, and what was committed at its end in every partition.
+
+        Raises as `recover`; call it again then.
 
         The broker says that a transaction is committed before its partitions know it. When it is about to stop it skips
         those that have no leader any more and calls the transaction ended (Apache Kafka 4.3.1): whatever aborts the
@@ -503,9 +506,9 @@ class Transactions:
         """
         told = False
         try:
-            while not producer.settled or (producer.unfinished and not producer.usable):
+            while not producer.settled:
                 try:
-                    await (producer.recover() if producer.settled else producer.settle())
+                    await producer.settle()
                 except (KafkaError, TimeoutError, OSError) as error:
                     if not told:
                         log.warning(
