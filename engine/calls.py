@@ -7,7 +7,6 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from engine.dataflow import steps
 from engine.dataflow.batches import Batches
 from engine.dataflow.gather import Call
 from engine.errors import InvalidInput, ModelFailed, RequestError
@@ -292,7 +291,7 @@ class Calls:
 
 def _check_names(columns: Columns) -> None:
     """Whether all tensors have names of their own: what came in had, so that the fault is the pipeline's."""
-    for name in steps.repeated(columns):
+    for name in columns.repeated:
         raise ModelFailed(f'two of its tensors are named "{name}"; give them different names by tensorMap')
 
 

@@ -258,7 +258,7 @@ class Gather:
         Outputs of several steps may share a name that none was given, and are told apart by their order.
         """
         renames = self.plan.output_renames
-        taken = [name for name in steps.repeated(columns) if name in renames] if renames else []
+        taken = [name for name in columns.repeated if name in renames] if renames else []
         if taken:
             text = f'two of its outputs are named "{taken[0]}"; give them different names by tensorMap'
             self._fail_before(node, requests, ModelFailed(text, step=self.plan.name))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING
 
 from engine.protocol.columns import Columns
@@ -32,14 +31,6 @@ def select(columns: Columns, edge: Edge) -> Columns | None:
         tuple(columns.cells[index] for index in picked),
         columns.parameters,
     )
-
-
-def repeated(columns: Columns) -> tuple[str, ...]:
-    """The names that tensors share; nothing when all differ."""
-    names = columns.names
-    if len(set(names)) == len(names):
-        return ()
-    return tuple(name for name, count in Counter(names).items() if count > 1)
 
 
 def absent(columns: Columns, edge: Edge) -> tuple[str, ...]:

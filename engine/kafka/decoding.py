@@ -110,9 +110,5 @@ def _guess_other(value: bytes, error: InvalidInput) -> tuple[list[Group], Invali
         # When it is neither, what a request lacked is what its writer wants to know.
         problems = [(row, error) for row, _ in problems]
         # A request with typed contents looks like a response, in which alone a name may stand twice.
-        problems += [(0, error) for group in found if _repeats(group.columns.names) or col.is_request(value)]
+        problems += [(0, error) for group in found if group.columns.repeated or col.is_request(value)]
     return found, problems[0][1] if problems else None
-
-
-def _repeats(names: tuple[str, ...]) -> bool:
-    return len(set(names)) < len(names)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import operator
+from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise, repeat
@@ -78,6 +79,14 @@ class Columns:
     def names(self) -> tuple[str, ...]:
         """The tensors' names, in their order."""
         return tuple(spec.name for spec in self.specs)
+
+    @property
+    def repeated(self) -> tuple[str, ...]:
+        """The names that tensors share; nothing when all differ."""
+        names = self.names
+        if len(set(names)) == len(names):
+            return ()
+        return tuple(name for name, count in Counter(names).items() if count > 1)
 
     def take(self, rows: Sequence[int]) -> Columns:
         """Some of the rows, in the order given."""

@@ -205,7 +205,7 @@ class InProcessRuntime:
         if function is None:
             return Unreachable(f'model "{self.name}" is not loaded')
         names, wanted = columns.names, function.inputs
-        if len(set(names)) < len(names):
+        if columns.repeated:
             return InvalidInput(f"the tensors {', '.join(names)} are not all named differently; rename with tensorMap")
         if wanted is not None and not set(wanted) <= set(names) <= {*wanted, *function.optional}:
             return InvalidInput(
