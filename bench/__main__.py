@@ -93,7 +93,7 @@ class Size:
 FULL = Size(
     records={"fast": 200_000, "middling": 40_000, "slow": 5_000},
     contents=("raw", "typed"),
-    works=workloads.Sizes(local=100_000, remote=10_000, tensors=400, pipelines=50),
+    works=workloads.Sizes(local=100_000, remote=40_000, tensors=400, pipelines=50),
     grown=50_000,
     growth=growth.FULL,
     rounds=3,

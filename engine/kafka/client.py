@@ -9,7 +9,6 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import aiokafka.client
-import aiokafka.conn
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
@@ -40,10 +39,6 @@ aiokafka.client.MetadataRequest = functools.partial(MetadataRequest, allow_auto_
 
 reconnecting.install()
 unpacking.install()
-
-# Answers to fetches are megabytes. While they come in, a stream leaves off reading each time that it holds twice its
-# limit, and begins again when it was emptied: with aiokafka's 64 kB, two calls of the system for each that reads.
-aiokafka.conn.READER_LIMIT = 4 * 1024 * 1024
 
 # A broker that does not answer in this time while we start is told of, not waited for.
 CONNECT_TIMEOUT = 20.0
