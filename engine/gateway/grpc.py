@@ -18,7 +18,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 import engine
 from engine.errors import InvalidInput, ModelFailed, RequestError, TimedOut, TooLarge
-from engine.gateway import observing, routing, statuses
+from engine.gateway import accepting, observing, routing, statuses
 from engine.protocol import columns, messages
 from engine.protocol.record import REQUEST_ID
 from engine.telemetry import logs
@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 HEALTH_SERVICE = "grpc.health.v1.Health"
 
+_INFER = "ModelInfer"
 _PUSHBACK = "grpc-retry-pushback-ms"
 
 # Calls that wait for this loop to look at them. Beyond grpcio's own bounds, 1,000 and 3,000, calls end as CANCELLED, by
@@ -68,6 +69,7 @@ class Grpc:
         services = {messages.SERVICE: self._inference_methods(), HEALTH_SERVICE: self._health_methods()}
         handlers = [grpc.method_handlers_generic_handler(name, methods) for name, methods in services.items()]
         self._server.add_generic_rpc_handlers(handlers)
+        accepting.several(self._server, messages.SERVICE, _INFER, services[messages.SERVICE][_INFER])
         names = (*services, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server, pool=_reflection_pool())
         self._server.add_generic_rpc_handlers([_Unknown(self._inference)])
@@ -87,7 +89,7 @@ class Grpc:
             "ServerMetadata": self._unary(messages.ServerMetadataRequest, self._server_metadata),
             "ModelReady": self._unary(messages.ModelReadyRequest, self._model_ready),
             "ModelMetadata": self._unary(messages.ModelMetadataRequest, self._model_metadata),
-            "ModelInfer": self._unary(messages.ModelInferRequest, self._model_infer),
+            _INFER: self._unary(messages.ModelInferRequest, self._model_infer),
             "ModelStreamInfer": grpc.stream_stream_rpc_method_handler(self._model_stream_infer),
         }
 
