@@ -242,6 +242,8 @@ class Worker:
                 self._relieve()
                 await self.checkpoints.progressed()
             await self.take(event.value)
+            # Faust and this loop hold it until the next one comes.
+            event.value.clear()
             self._waits = True
 
     async def take(self, polled: Mapping[TopicPartition, Poll]) -> None:

@@ -233,25 +233,29 @@ class AtLeastOnce(Checkpoints):
         while True:
             await self._wake.wait()
             self._wake.clear()
-            requests, self._pending = self._pending[:MOST_UNITS], self._pending[MOST_UNITS:]
-            early, self._early = self._early, []
-            # A lost partition's requests are its new owner's: writing them here would only double them.
-            held = [request for request in requests if request.origin.held]
-            parts = [*(part for part in early if part.origin.held), *held]
-            since = time.perf_counter()
-            await self._write(parts)
-            tell(parts)
-            # After the requests that they tell of: a crash in between makes one twice rather than never.
-            await self._write([change for unit in held if isinstance(unit, Taken) for change in unit.changes])
-            if parts:
-                self._count(held, since)
-            self._unmarked = self._finish([*self._unmarked, *held])
-            self._budget.give(sum(request.size for request in requests))
-            self._moved.set()
+            await self._write_pending()
             if self._pending or self._early:
                 self._wake.set()
             else:
                 self._empty.set()
+
+    async def _write_pending(self) -> None:
+        # Not in the loop, which would hold these requests until the next ones come.
+        requests, self._pending = self._pending[:MOST_UNITS], self._pending[MOST_UNITS:]
+        early, self._early = self._early, []
+        # A lost partition's requests are its new owner's: writing them here would only double them.
+        held = [request for request in requests if request.origin.held]
+        parts = [*(part for part in early if part.origin.held), *held]
+        since = time.perf_counter()
+        await self._write(parts)
+        tell(parts)
+        # After the requests that they tell of: a crash in between makes one twice rather than never.
+        await self._write([change for unit in held if isinstance(unit, Taken) for change in unit.changes])
+        if parts:
+            self._count(held, since)
+        self._unmarked = self._finish([*self._unmarked, *held])
+        self._budget.give(sum(request.size for request in requests))
+        self._moved.set()
 
     async def _write(self, requests: Sequence[Unit | Early]) -> None:
         """Write until it is done: a broker that is away is waited for."""

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from aiokafka.errors import KafkaConnectionError
@@ -11,6 +11,9 @@ from engine.kafka import agents
 from engine.kafka.agents import Worker
 from engine.kafka.leases import TopicPartition
 from engine.protocol.record import Owner
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 
 def is_for(owner: Owner, *headers: tuple[str, bytes | None]) -> bool:
@@ -155,3 +158,25 @@ async def test_after_a_gap_reading_begins_again_when_the_transaction_that_runs_h
         assert not placed.is_set()
     await asyncio.wait_for(taking, 5)
     assert placed.is_set()
+
+
+async def test_the_records_of_a_poll_are_not_held_until_the_next_one_comes() -> None:
+    # Faust's stream holds its event, and this stream does as much.
+    event, taken = SimpleNamespace(value={P0: "records"}), list[dict[TopicPartition, str]]()
+
+    class FakeStream:
+        """Marked as such: a stream of one poll."""
+
+        async def events(self) -> AsyncIterator[Any]:
+            yield event
+
+    async def take(polled: dict[TopicPartition, str]) -> None:
+        taken.append(dict(polled))
+
+    opened, leases = asyncio.Event(), SimpleNamespace(crowded=False)
+    opened.set()
+    budget, intake = SimpleNamespace(room=opened.wait), SimpleNamespace(leases=leases)
+    worker: Any = SimpleNamespace(_polls=0, _budget=budget, opened=opened, intake=intake, take=take)
+    await asyncio.wait_for(Worker._consume(worker, FakeStream()), 5)
+    assert taken == [{P0: "records"}]
+    assert not event.value

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -137,6 +139,17 @@ async def test_what_finishes_during_a_checkpoint_is_the_next_one() -> None:
         bench.writer.gate.set()
         await bench.drain()
         assert bench.writer.written == [[0], [1, 2]]
+
+
+async def test_what_is_written_is_not_held_until_something_else_is_finished() -> None:
+    async with running() as bench:
+        requests = bench.requests(2)
+        held = [weakref.ref(request) for request in requests]
+        bench.checkpoints.finished(requests)
+        del requests
+        await bench.drain()
+        gc.collect()
+        assert [each() for each in held] == [None, None]
 
 
 async def test_a_broker_that_is_away_loses_nothing() -> None:
