@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 _ERASE = "\r\x1b[K"
 _COLUMNS = 80
 
+# How many characters of a line without an end are held back at most.
+_HELD = 8192
+
 
 class StatusLine:
     """While it is entered, all that this process prints goes above the line, and is never mixed with it.
@@ -31,15 +34,19 @@ class StatusLine:
         self._text, self._drawn, self._within_line = Text(), False, False
         self.shown = self._out.isatty() and self._err.isatty() and not self._console.is_dumb_terminal
 
+        self._above = _Above(self, self._out), _Above(self, self._err)
+
     def __enter__(self) -> Self:
         if self.shown:
-            sys.stdout, sys.stderr = _Above(self, self._out), _Above(self, self._err)
+            sys.stdout, sys.stderr = self._above
         return self
 
     def __exit__(self, *_: object) -> None:
         if self.shown:
             self.show(Text())
             sys.stdout, sys.stderr = self._out, self._err
+            for above in self._above:
+                above.release()
 
     def show(self, text: Text) -> None:
         """Have the line say this; empty: have none."""
@@ -49,16 +56,14 @@ class StatusLine:
                 self._erase()
                 self._draw()
 
-    def print(self, stream: TextIO, text: str) -> int:
+    def print(self, stream: TextIO, text: str) -> None:
         """Print above the line; it waits below while a line that is printed has no end yet."""
         with self._lock:
             self._erase()
-            written = stream.write(text)
+            stream.write(text)
             stream.flush()
-            if text:
-                self._within_line = not text.endswith("\n")
+            self._within_line = not text.endswith("\n")
             self._draw()
-        return written
 
     def _erase(self) -> None:
         if self._drawn:
@@ -84,18 +89,44 @@ class StatusLine:
 
 
 class _Above:
-    """Standard output or standard error while there is a status line; in all but printing it is the stream itself."""
+    """Standard output or standard error while there is a status line; in all but printing it is the stream itself.
+
+    As such a stream on a terminal it shows a line when it ends or when it is flushed, but each thread has lines of its
+    own: `print` writes the end of a line by itself, and what another thread has to tell would stand between.
+    """
 
     def __init__(self, line: StatusLine, stream: TextIO) -> None:
         self._line, self._stream = line, stream
+        self._begun: dict[int, str] = {}
 
     def write(self, text: str) -> int:
-        """Print above the line."""
-        return self._line.print(self._stream, text)
+        """Print above the line what now ends; hold back what follows."""
+        thread = threading.get_ident()
+        whole, end, begun = (self._begun.pop(thread, "") + text).rpartition("\n")
+        if len(begun) > _HELD:
+            whole, end, begun = whole + end + begun, "", ""
+        if begun:
+            self._begun[thread] = begun
+        if whole or end:
+            self._line.print(self._stream, whole + end)
+        return len(text)
 
     def writelines(self, lines: list[str]) -> None:
         """The same for several."""
         self.write("".join(lines))
+
+    def flush(self) -> None:
+        """Print what this thread has begun."""
+        self._print(threading.get_ident())
+
+    def release(self) -> None:
+        """Print what any thread has begun."""
+        for thread in list(self._begun):
+            self._print(thread)
+
+    def _print(self, thread: int) -> None:
+        if begun := self._begun.pop(thread, ""):
+            self._line.print(self._stream, begun)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)

@@ -66,9 +66,9 @@ def _capable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
 
 
-def say(text: str, end: str = "\n") -> None:
+def say(text: str, end: str = "\n", *, flush: bool = False) -> None:
     """As a model does that prints."""
-    print(text, end=end)  # noqa: T201
+    print(text, end=end, flush=flush)  # noqa: T201
 
 
 def test_the_line_changes_in_its_place() -> None:
@@ -89,11 +89,44 @@ def test_what_is_printed_stands_above_the_line_whole() -> None:
 def test_the_line_waits_until_a_line_that_is_printed_has_its_end() -> None:
     with Terminal() as terminal, StatusLine() as line:
         line.show(Text("calls 3/s"))
-        say("half", end="")
+        say("half", end="", flush=True)
         line.show(Text("calls 4/s"))
         assert terminal.lines() == ["half"]
         say(" and half")
         assert terminal.lines() == ["half and half", "calls 4/s"]
+
+
+def test_a_line_that_is_begun_is_held_back_until_it_ends_or_is_flushed_or_is_very_long() -> None:
+    with Terminal() as terminal, StatusLine():
+        say("first")
+        say("half", end="")
+        assert terminal.lines() == ["first", ""]
+        sys.stdout.flush()
+        assert terminal.lines() == ["first", "half"]
+        say("")
+        say("." * 9000, end="")
+        assert terminal.lines() == ["first", "half", "." * 9000]
+
+
+def test_what_another_thread_tells_goes_above_a_line_that_is_begun_and_not_into_it() -> None:
+    with Terminal() as terminal, StatusLine() as line:
+        line.show(Text("calls 3/s"))
+        say("printed", end="")
+        other = threading.Thread(target=click.echo, args=("told",), kwargs={"err": True})
+        other.start()
+        other.join()
+        sys.stdout.write("\n")
+        assert terminal.lines() == ["told", "printed", "calls 3/s"]
+
+
+def test_a_line_that_is_begun_by_a_thread_that_has_ended_is_shown_at_the_end() -> None:
+    with Terminal() as terminal:
+        with StatusLine():
+            other = threading.Thread(target=say, args=("half", ""))
+            other.start()
+            other.join()
+            assert terminal.lines() == [""]
+        assert terminal.lines() == ["half"]
 
 
 def test_nothing_is_left_of_the_line_at_its_end() -> None:
