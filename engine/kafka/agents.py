@@ -15,6 +15,7 @@ from engine.kafka import client
 from engine.kafka.checkpoint import AtLeastOnce
 from engine.kafka.decoding import decode
 from engine.kafka.exactly_once import ExactlyOnce
+from engine.kafka.pacing import Pace
 from engine.kafka.transport import BatchApp, Intake
 from engine.protocol.record import ERROR_STEP, INFER_TYPE, PIPELINE, STEP, Owner, ReplyAddress, sort_out
 from engine.telemetry.figures import Group
@@ -104,6 +105,7 @@ class Worker:
         self.intake = writers.intake(group, consumer_loop)
         self.checkpoints = writers.checkpoints(self.intake, self._budget, self._oversized)
         self.checkpoints.spans = figures.spans
+        self._pace = Pace(lambda: self.checkpoints.unwritten, self.checkpoints.progressed)
         self._app = BatchApp(group, settings, self.intake, consumer_loop, holds_fetches=holds_fetches)
         self._draining = False
         self.opened = asyncio.Event()
@@ -241,6 +243,7 @@ class Worker:
             while self.intake.leases.crowded:
                 self._relieve()
                 await self.checkpoints.progressed()
+            await self._pace.room(sum(len(poll.records) for poll in event.value.values()))
             await self.take(event.value)
             # Faust and this loop hold it until the next one comes.
             event.value.clear()

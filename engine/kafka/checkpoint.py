@@ -110,6 +110,7 @@ class Checkpoints(ABC):
     def __init__(self, intake: Intake, budget: Share, oversized: Callable[[Request], None]) -> None:
         self._intake, self._budget, self._oversized = intake, budget, oversized
         self._pending: list[Unit] = []
+        self._writing = 0
         self._early: list[Early] = []
         self._wake, self._empty, self._progress = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._empty.set()
@@ -147,12 +148,17 @@ class Checkpoints(ABC):
     def skipped(self) -> None:
         """Records were passed over: their offsets may be committed when there is time."""
 
+    @property
+    def unwritten(self) -> int:
+        """How many that are done are being written, or wait for it."""
+        return len(self._pending) + self._writing
+
     async def written(self) -> None:
         """Wait until all that is finished is written."""
         await self._empty.wait()
 
     async def progressed(self) -> None:
-        """Wait until something more is finished."""
+        """Wait until something more is finished or written."""
         self._progress.clear()
         await self._progress.wait()
 
@@ -243,6 +249,7 @@ class AtLeastOnce(Checkpoints):
         # Not in the loop, which would hold these requests until the next ones come.
         requests, self._pending = self._pending[:MOST_UNITS], self._pending[MOST_UNITS:]
         early, self._early = self._early, []
+        self._writing = len(requests)
         # A lost partition's requests are its new owner's: writing them here would only double them.
         held = [request for request in requests if request.origin.held]
         parts = [*(part for part in early if part.origin.held), *held]
@@ -253,6 +260,7 @@ class AtLeastOnce(Checkpoints):
         await self._write([change for unit in held if isinstance(unit, Taken) for change in unit.changes])
         if parts:
             self._count(held, since)
+        self._writing = 0
         self._unmarked = self._finish([*self._unmarked, *held])
         self._budget.give(sum(request.size for request in requests))
         self._moved.set()

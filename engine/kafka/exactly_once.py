@@ -123,6 +123,7 @@ class ExactlyOnce(Checkpoints):
         lost = [unit for unit in (*self._unwritten, *finished) if not unit.origin.held]
         self._budget.give(sum(unit.size for unit in lost))
         self._unwritten = [unit for unit in (*self._unwritten, *finished) if unit.origin.held]
+        self._writing = len(self._unwritten)
         if not self._unwritten:
             return await self._commit_positions()
         # Together: under a later membership these partitions may be somebody else's, and the broker would not know.
@@ -138,7 +139,8 @@ class ExactlyOnce(Checkpoints):
             return delay
         self._count(self._unwritten, since)
         self._intake.leases.committed(places)
-        written, self._unwritten = self._unwritten, []
+        written, self._unwritten, self._writing = self._unwritten, [], 0
+        self._progress.set()
         self._budget.give(sum(unit.size for unit in written))
         tell(written)
         return 0.0

@@ -26,6 +26,7 @@ from engine.kafka import client, unpacking
 from engine.kafka.assignor import CoPartitionedSticky
 from engine.kafka.leases import Leases, Membership, Place, Poll, Stand, TopicPartition
 from engine.kafka.offsets import Committed, Unstable
+from engine.kafka.pacing import PollSize
 from engine.kafka.transactions import UNSTABLE_SECONDS
 from engine.kafka.watermark import Standing
 from engine.protocol.record import STEP
@@ -40,9 +41,6 @@ if TYPE_CHECKING:
     from engine.settings import Settings
 
 log = logging.getLogger(__name__)
-
-# More records than this in one poll make a batch's answers late and save nothing.
-MAX_POLL_RECORDS = 4000
 
 # One transaction or commit that hangs must not hold a rebalance up for ever; the broker decides then.
 SUSPEND_TIMEOUT = 1.5
@@ -122,6 +120,7 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
         self.readers: dict[TopicPartition, Reader] = {}
         self.membership = Membership(-1, "")
         self._fetch_wait = client.FetchWait(self.thread_loop.time(), holds_fetches=self.app.holds_fetches)
+        self._poll_size = PollSize()
 
     async def _gather_remaining_tasks(self) -> None:
         """The loop is shared: its other tasks are not ours to cancel."""
@@ -148,7 +147,6 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             isolation_level="read_committed",
-            max_poll_records=MAX_POLL_RECORDS,
             fetch_max_wait_ms=client.GROUP_FETCH_WAIT_MS,
             fetch_max_bytes=settings.max_message_bytes + client.OVERHEAD_BYTES,
             max_partition_fetch_bytes=4 * 1024 * 1024,
@@ -165,11 +163,12 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
         consumer: Any,
         active_partitions: Any,
         timeout: float | None = None,
-        max_records: int | None = None,
+        max_records: int | None = None,  # noqa: ARG002  Faust's signature
     ) -> Any:
         """The records of each partition as a Poll, which says whose reading they are."""
         unpacking.spare(consumer)
-        records: Any = await super()._fetch_records(consumer, active_partitions, timeout, max_records)
+        records: Any = await super()._fetch_records(consumer, active_partitions, timeout, self._poll_size.most)
+        self._poll_size.adapt(sum(map(len, records.values())))
         self._fetch_wait.adapt(consumer, self.thread_loop.time(), busy=any(map(_asks, records.values())))
         polled: dict[TopicPartition, Poll] = {}
         for tp, batch in records.items():
@@ -339,8 +338,8 @@ class BatchApp(faust.App):
             store="memory://",
             TableManager=_NoTables,
             web_enabled=False,
-            # Polls that wait for the agent: a few keep it busy, more only hold memory.
-            stream_buffer_maxsize=4,
+            # Polls that wait for the agent: one keeps it busy, more only hold memory.
+            stream_buffer_maxsize=1,
             broker_session_timeout=settings.session_timeout,
             # Faust must not commit: checkpoints do.
             broker_commit_every=1 << 60,

@@ -9,7 +9,9 @@ from aiokafka.errors import KafkaConnectionError
 
 from engine.kafka import agents
 from engine.kafka.agents import Worker
-from engine.kafka.leases import TopicPartition
+from engine.kafka.leases import Lease, Place, Poll, Reader, TopicPartition
+from engine.kafka.pacing import Pace
+from engine.kafka.watermark import Watermark
 from engine.protocol.record import Owner
 
 if TYPE_CHECKING:
@@ -162,7 +164,8 @@ async def test_after_a_gap_reading_begins_again_when_the_transaction_that_runs_h
 
 async def test_the_records_of_a_poll_are_not_held_until_the_next_one_comes() -> None:
     # Faust's stream holds its event, and this stream does as much.
-    event, taken = SimpleNamespace(value={P0: "records"}), list[dict[TopicPartition, str]]()
+    poll = Poll(Reader(Lease(P0, 0, Watermark(0), Place(0))), 1, ["record"])
+    event, taken = SimpleNamespace(value={P0: poll}), list[dict[TopicPartition, Poll]]()
 
     class FakeStream:
         """Marked as such: a stream of one poll."""
@@ -170,13 +173,14 @@ async def test_the_records_of_a_poll_are_not_held_until_the_next_one_comes() -> 
         async def events(self) -> AsyncIterator[Any]:
             yield event
 
-    async def take(polled: dict[TopicPartition, str]) -> None:
+    async def take(polled: dict[TopicPartition, Poll]) -> None:
         taken.append(dict(polled))
 
     opened, leases = asyncio.Event(), SimpleNamespace(crowded=False)
     opened.set()
     budget, intake = SimpleNamespace(room=opened.wait), SimpleNamespace(leases=leases)
-    worker: Any = SimpleNamespace(_polls=0, _budget=budget, opened=opened, intake=intake, take=take)
+    pace = Pace(lambda: 0, opened.wait)
+    worker: Any = SimpleNamespace(_polls=0, _budget=budget, opened=opened, intake=intake, take=take, _pace=pace)
     await asyncio.wait_for(Worker._consume(worker, FakeStream()), 5)
-    assert taken == [{P0: "records"}]
+    assert taken == [{P0: poll}]
     assert not event.value

@@ -136,9 +136,11 @@ async def test_what_finishes_during_a_checkpoint_is_the_next_one() -> None:
         await bench.writer.at_gate.wait()
         for request in others:
             bench.checkpoints.finished([request])
+        assert bench.checkpoints.unwritten == 3
         bench.writer.gate.set()
         await bench.drain()
         assert bench.writer.written == [[0], [1, 2]]
+        assert bench.checkpoints.unwritten == 0
 
 
 async def test_what_is_written_is_not_held_until_something_else_is_finished() -> None:

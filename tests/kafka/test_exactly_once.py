@@ -211,9 +211,22 @@ async def test_what_finishes_during_a_transaction_is_the_next_one() -> None:
         await bench.producer.at_gate.wait()
         for request in others:
             bench.checkpoints.finished([request])
+        assert bench.checkpoints.unwritten == 3
         bench.producer.gate.set()
         await asyncio.wait_for(bench.checkpoints.written(), 5)
         assert bench.producer.written == [[b"0"], [b"1", b"2"]]
+        assert bench.checkpoints.unwritten == 0
+
+
+async def test_who_waits_for_others_to_be_written_goes_on_when_their_transaction_has_ended() -> None:
+    async with running() as bench:
+        bench.producer.gate.clear()
+        bench.checkpoints.finished(bench.requests(1))
+        await bench.producer.at_gate.wait()
+        waits = asyncio.create_task(bench.checkpoints.progressed())
+        await asyncio.sleep(0)
+        bench.producer.gate.set()
+        await asyncio.wait_for(waits, 5)
 
 
 async def test_a_transaction_has_so_many_requests_at_most_and_the_rest_are_the_next_ones(
