@@ -68,6 +68,7 @@ async def _probe(settings: Settings, topology: client.Topology, topics: Topics, 
             await reader.seek_to_end(partition)
             await reader.position(partition)
             await producer.recover()
+            await producer.begin("", [tuple(partition)])
             await producer.produce({tuple(partition): [(None, f"{instance} never".encode(), [])]})
             await producer.recover()
             await producer.transact("", NOBODY, {}, {tuple(partition): [(None, instance.encode(), [])]})

@@ -1,12 +1,12 @@
 """The product's command line, in a process that can be told to stop or die at a point of its next transaction.
 
 `python launch.py ARM_FILE seldon-arguments...`: when ARM_FILE appears with `SIGNAL POINT` in it, it is removed and the
-process sends itself that signal at that point: `begin` (polled and computed, nothing sent), `offsets` (after
-TxnOffsetCommit), `records` (everything is sent, EndTxn is not). `HANG fetch`: the chain's consumer reads nothing any
-more. With UNFENCED=1 in the environment offsets are committed as aiokafka's own producer does it, without a generation,
-and read without waiting for open transactions: this is the negative control, in which the suite must find duplicates.
-At SIGUSR2 the clock is set by what the file `clock` says; at SIGUSR1 the number of asyncio's tasks is written to the
-file `tasks`, both beside the arm file.
+process sends itself that signal at that point: `begin` (polled and computed, nothing sent), `begun` (the coordinator
+knows what the transaction has), `offsets` (after TxnOffsetCommit), `records` (everything is sent, EndTxn is not).
+`HANG fetch`: the chain's consumer reads nothing any more. With UNFENCED=1 in the environment offsets are committed as
+aiokafka's own producer does it, without a generation, and read without waiting for open transactions: this is the
+negative control, in which the suite must find duplicates. At SIGUSR2 the clock is set by what the file `clock` says; at
+SIGUSR1 the number of asyncio's tasks is written to the file `tasks`, both beside the arm file.
 """
 
 from __future__ import annotations
@@ -47,12 +47,17 @@ def reach(point: str) -> None:
 
 def instrument() -> None:
     """Put the points between the steps of a transaction."""
-    send_offsets, produce = transactions.Producer.send_offsets, transactions.Producer.produce
+    begin, send_offsets = transactions.Producer.begin, transactions.Producer.send_offsets
+    produce = transactions.Producer.produce
     fetch = offsets.GroupOffsets.fetch
     unfenced = os.environ.get("UNFENCED") == "1"
 
-    async def with_points(self: Any, group: str, membership: Any, offsets: Any) -> None:
+    async def begun(self: Any, group: str, places: Any) -> None:
         reach("begin")
+        await begin(self, group, places)
+        reach("begun")
+
+    async def sent(self: Any, group: str, membership: Any, offsets: Any) -> None:
         await send_offsets(self, group, NOBODY if unfenced else membership, offsets)
         reach("offsets")
 
@@ -72,7 +77,8 @@ def instrument() -> None:
         return await fetch_records(self, *arguments, **named)
 
     transport._ConsumerThread._fetch_records = hanging  # type: ignore[method-assign]
-    transactions.Producer.send_offsets = with_points  # type: ignore[method-assign]
+    transactions.Producer.begin = begun  # type: ignore[method-assign]
+    transactions.Producer.send_offsets = sent  # type: ignore[method-assign]
     transactions.Producer.produce = produced  # type: ignore[method-assign]
     offsets.GroupOffsets.fetch = fetched  # type: ignore[method-assign]
 

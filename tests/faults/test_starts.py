@@ -19,7 +19,7 @@ SETTLED_SECONDS = 60.0
 
 @pytest.mark.row(19)
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("point", ["begin", "offsets", "records"])
+@pytest.mark.parametrize("point", ["begin", "begun", "offsets", "records"])
 def test_a_worker_that_dies_in_its_first_transaction_ever_is_made_up_for(
     scene: Scene, exactly_once: Callable[[], None], point: str
 ) -> None:

@@ -18,7 +18,7 @@ SESSION_SECONDS = 3.0
 TAKEOVER_SECONDS = SESSION_SECONDS + 3.0
 STALL_SECONDS = 2.0
 SETTLED_SECONDS = 60.0
-POINTS = ("begin", "offsets", "records")
+POINTS = ("begin", "begun", "offsets", "records")
 
 
 @pytest.mark.row(1, brief=True)

@@ -35,6 +35,7 @@ async def begin(producer: Producer, places: set[Place]) -> None:
         while True:
             await producer.recover()
             try:
+                await producer.begin("", places)
                 await producer.produce({place: [(b"k", b"v", [])] for place in places})
             except KafkaError:
                 await asyncio.sleep(0.05)

@@ -287,6 +287,7 @@ async def test_a_topic_that_was_deleted_meanwhile_is_given_up_after_a_while(
     ("request_", "code", "error"),
     [
         (TxnOffsetCommit, ILLEGAL_GENERATION, Stale),
+        (AddOffsetsToTxnRequest, NOT_COORDINATOR, KafkaError),
         (AddPartitionsToTxnRequest, NOT_COORDINATOR, KafkaError),
         (Produce, NOT_COORDINATOR, KafkaError),
     ],
@@ -305,7 +306,7 @@ async def test_what_failed_is_aborted(
 async def test_what_never_began_leaves_nothing_to_abort_and_the_last_one_committed(
     producer: Producer, broker: FakeConnection
 ) -> None:
-    broker.refusals[AddOffsetsToTxnRequest] = NOT_COORDINATOR
+    broker.refusals |= dict.fromkeys((AddOffsetsToTxnRequest, AddPartitionsToTxnRequest), NOT_COORDINATOR)
     with pytest.raises(KafkaError):
         await write(producer, "second")
     assert await producer.recover(), "the last one that began is the one before"
