@@ -33,7 +33,6 @@ class StatusLine:
         self._lock = threading.RLock()
         self._text, self._drawn, self._within_line = Text(), False, False
         self.shown = self._out.isatty() and self._err.isatty() and not self._console.is_dumb_terminal
-
         self._above = _Above(self, self._out), _Above(self, self._err)
 
     def __enter__(self) -> Self:
