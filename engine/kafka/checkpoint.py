@@ -109,8 +109,9 @@ class Checkpoints(ABC):
 
     def __init__(self, intake: Intake, budget: Share, oversized: Callable[[Request], None]) -> None:
         self._intake, self._budget, self._oversized = intake, budget, oversized
+        # What is done and waits for its turn, and what is being written.
         self._pending: list[Unit] = []
-        self._writing = 0
+        self._writing: list[Unit] = []
         self._early: list[Early] = []
         self._wake, self._empty, self._progress = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._empty.set()
@@ -151,7 +152,7 @@ class Checkpoints(ABC):
     @property
     def unwritten(self) -> int:
         """How many that are done are being written, or wait for it."""
-        return len(self._pending) + self._writing
+        return len(self._pending) + len(self._writing)
 
     async def written(self) -> None:
         """Wait until all that is finished is written."""
@@ -249,7 +250,7 @@ class AtLeastOnce(Checkpoints):
         # Not in the loop, which would hold these requests until the next ones come.
         requests, self._pending = self._pending[:MOST_UNITS], self._pending[MOST_UNITS:]
         early, self._early = self._early, []
-        self._writing = len(requests)
+        self._writing = requests
         # A lost partition's requests are its new owner's: writing them here would only double them.
         held = [request for request in requests if request.origin.held]
         parts = [*(part for part in early if part.origin.held), *held]
@@ -260,7 +261,7 @@ class AtLeastOnce(Checkpoints):
         await self._write([change for unit in held if isinstance(unit, Taken) for change in unit.changes])
         if parts:
             self._count(held, since)
-        self._writing = 0
+        self._writing = []
         self._unmarked = self._finish([*self._unmarked, *held])
         self._budget.give(sum(request.size for request in requests))
         self._moved.set()

@@ -59,8 +59,6 @@ class ExactlyOnce(Checkpoints):
     ) -> None:
         super().__init__(intake, budget, oversized)
         self._transactions, self._replies, self._reply_topic = transactions, replies, reply_topic
-        # Their watermarks have moved and they are not written: the next transaction has them too.
-        self._unwritten: list[Unit] = []
         # There is no room yet to say of them that they are finished.
         self._refused: list[Unit] = []
         self._position_due: asyncio.TimerHandle | None = None
@@ -107,28 +105,28 @@ class ExactlyOnce(Checkpoints):
                 delay = await self._checkpoint() if self._intake.assigned.is_set() else 0.0
             if delay:
                 await asyncio.sleep(delay)
-            if self._unwritten or self._pending:
+            if self._writing or self._pending:
                 self._wake.set()
             elif not self._refused:
                 self._empty.set()
 
     async def _checkpoint(self) -> float:
         """One transaction, if there is something to write; how long to wait before what is left is tried again."""
-        room = max(0, MOST_UNITS - len(self._unwritten))
+        # What one that failed was writing is in this one too: the watermarks have moved over it.
+        room = max(0, MOST_UNITS - len(self._writing))
         finished, self._pending = [*self._refused, *self._pending[:room]], self._pending[room:]
         self._refused = self._finish(finished)
         if self._refused:
             kept = set(map(id, self._refused))
             finished = [unit for unit in finished if id(unit) not in kept]
-        lost = [unit for unit in (*self._unwritten, *finished) if not unit.origin.held]
+        lost = [unit for unit in (*self._writing, *finished) if not unit.origin.held]
         self._budget.give(sum(unit.size for unit in lost))
-        self._unwritten = [unit for unit in (*self._unwritten, *finished) if unit.origin.held]
-        self._writing = len(self._unwritten)
-        if not self._unwritten:
+        self._writing = [unit for unit in (*self._writing, *finished) if unit.origin.held]
+        if not self._writing:
             return await self._commit_positions()
         # Together: under a later membership these partitions may be somebody else's, and the broker would not know.
         places, membership = self._intake.leases.commits(), self._intake.leases.membership
-        for unit in self._unwritten:
+        for unit in self._writing:
             # An offset that does not move is written all the same: it is what fences the records.
             places.setdefault(unit.origin.partition, unit.origin.committed)
         since = time.perf_counter()
@@ -137,9 +135,9 @@ class ExactlyOnce(Checkpoints):
         if delay is not None:
             self.failures += 1
             return delay
-        self._count(self._unwritten, since)
+        self._count(self._writing, since)
         self._intake.leases.committed(places)
-        written, self._unwritten, self._writing = self._unwritten, [], 0
+        written, self._writing = self._writing, []
         self._progress.set()
         self._budget.give(sum(unit.size for unit in written))
         tell(written)
@@ -197,8 +195,8 @@ class ExactlyOnce(Checkpoints):
 
     def _units(self) -> list[Unit]:
         """What is to be written, with the changes of state that it caused."""
-        changes = [change for unit in self._unwritten if isinstance(unit, Taken) for change in unit.changes]
-        return [*self._unwritten, *changes]
+        changes = [change for unit in self._writing if isinstance(unit, Taken) for change in unit.changes]
+        return [*self._writing, *changes]
 
     async def _recover(self, producer: Producer) -> bool:
         """End what is open: readers of the topics would wait for it. A broker that is away is waited for.

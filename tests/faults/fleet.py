@@ -21,6 +21,9 @@ RESOURCES = Path(__file__).resolve().parent / "resources"
 # What only some rows need, that the others do not have to join more groups.
 MORE = Path(__file__).resolve().parent / "more"
 
+# Where `launch.py` can stop or kill a worker in its next transaction.
+POINTS = ("begin", "begun", "offsets", "records")
+
 # What is promised of a drain.
 DRAIN_SECONDS = 15.0
 

@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+from fleet import POINTS
 from old_broker import OldBroker
 from product import seldon
 from scene import Scene
@@ -19,7 +20,7 @@ SETTLED_SECONDS = 60.0
 
 @pytest.mark.row(19)
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("point", ["begin", "begun", "offsets", "records"])
+@pytest.mark.parametrize("point", POINTS)
 def test_a_worker_that_dies_in_its_first_transaction_ever_is_made_up_for(
     scene: Scene, exactly_once: Callable[[], None], point: str
 ) -> None:

@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+from fleet import POINTS
 from product import wait_until
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ SESSION_SECONDS = 3.0
 TAKEOVER_SECONDS = SESSION_SECONDS + 3.0
 STALL_SECONDS = 2.0
 SETTLED_SECONDS = 60.0
-POINTS = ("begin", "begun", "offsets", "records")
 
 
 @pytest.mark.row(1, brief=True)
